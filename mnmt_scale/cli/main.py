@@ -1,0 +1,114 @@
+"""``mnmt``: one program, one module per verb. A verb's module is imported when it is called, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
+
+from .. import __version__
+from .common import run_verb
+
+VERBS = {
+    # name: (module, function, one line)
+    "doctor": ("doctor", "doctor", "What this machine offers, and whether training can work."),
+    "demo": ("demo", "demo", "End to end on constructed languages, or on a directory of real text."),
+    "prepare": ("prepare", "prepare", "Corpora -> cleaned -> tokenizer -> token store."),
+    "train": ("train", "train", "One training; under a launcher, one rank of it."),
+    "translate": ("translate", "translate", "Translate standard input line by line."),
+    "evaluate": ("evaluate", "evaluate", "BLEU, chrF++ and NLL per direction and resource class."),
+    "export": ("export", "export", "Write a run as Hugging Face, CTranslate2 or safetensors directory."),
+    "import": ("import_", "import_", "Read an M2M100 or NLLB directory as a run."),
+    "report": ("report", "report", "One self-contained page about one or more runs."),
+    "bench": ("bench", "app", "Measure this machine and this system: data, train, decode."),
+    "estimate": ("estimate", "estimate", "Memory, hours and cost of a training, before it starts."),
+}
+
+
+class _Verbs(TyperGroup):
+    """Loads a verb on demand; the list of verbs needs no import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        if ctx.resilient_parsing or getattr(ctx, "_listing", False):
+            return click.Command(name, short_help=VERBS[name][2])
+        module, attribute, line = VERBS[name]
+        verb = getattr(importlib.import_module(f"mnmt_scale.cli.{module}"), attribute)
+        if isinstance(verb, typer.Typer):
+            command = typer.main.get_command(verb)
+            command.name = name
+            return command
+        info = CommandInfo(name=name, callback=verb, short_help=line)
+        return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in VERBS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from ..errors import nearest
+
+            near = nearest(args[0], VERBS) or "see mnmt --help"
+            raise click.UsageError(f"no verb {args[0]!r}; {near}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Multilingual machine translation training on ZeRO-sharded Transformers. `mnmt VERB --help` has an example.",
+)
+
+
+@app.callback(invoke_without_command=False)
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``mnmt`` and ``python -m mnmt_scale``."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]  # accepted before and after the verb
+    if "--version" in arguments[:1]:
+        print(__version__)
+        return
+    command = typer.main.get_command(app)
+    sys.exit(run_verb_of(command, arguments, debug))
+
+
+def run_verb_of(command: click.Command, arguments: list[str], debug: bool) -> int:
+    """Exit code: 0, 2 for a user's error, 70 for a bug of ours, or what the verb chose (``typer.Exit``)."""
+    code = 0
+
+    def call() -> None:
+        nonlocal code
+        try:
+            code = command.main(args=arguments, prog_name="mnmt", standalone_mode=False) or 0
+        except click.UsageError as error:
+            print(f"mnmt: {error.format_message()}", file=sys.stderr)
+            code = 2
+        except click.exceptions.Exit as leave:
+            code = leave.exit_code
+        except click.exceptions.Abort:
+            code = 130
+
+    failed = run_verb(call, debug)
+    return failed or (code if isinstance(code, int) else 0)

@@ -1,0 +1,158 @@
+"""The records that travel through the system, in the order of the data. Data flows one way: no record calls back.
+
+Shape legend, used as suffixes in the whole package:
+    B sentences of a micro-batch    S packed source tokens    U packed target tokens
+    D model width    V vocabulary   K tasks of a step         P parameters of a shard
+
+A *step* is one optimizer update; it consists of ``accumulation`` micro-batches on each rank. Its content is planned on
+the global stream and then split, so K, the tasks and N_k are the same on all ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a target position that is not predicted: the language tag, which is forced at decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """How to lay packed sentences out as a few nearly square padded blocks, for attention on hardware without a
+    variable-length kernel. All sentences of a block are padded to the longest of it; blocks stand one after another.
+
+    Attributes:
+        source_index: [sum b*s] row in the packed source for each padded cell; any valid row where it is padding.
+        source_inverse: [S] padded cell of each packed source row.
+        target_index, target_inverse: the same for the target side.
+        shapes: per block (sentences b, source length s, target length u).
+        source_lengths: per block an int64 [b]; None where no sentence of the block has source padding.
+        identity: the padded layout equals the packed one on both sides (equal lengths): gathers can be left out.
+    """
+
+    source_index: Tensor
+    source_inverse: Tensor
+    target_index: Tensor
+    target_inverse: Tensor
+    shapes: tuple[tuple[int, int, int], ...]
+    source_lengths: tuple[Tensor | None, ...]
+    identity: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatch:
+    """One micro-batch of one rank: sentences contiguous by task, tokens packed without padding.
+
+    Attributes:
+        step, micro: optimizer step and number of the micro-batch within it, from 0.
+        tasks: the K task indices of the *step*, ascending; a rank may hold no sentence of some.
+        source_ids: [S] ``__src__ w1 .. wn </s>`` of each sentence, one after another.
+        target_in: [U] decoder input ``</s> __tgt__ w1 .. wn``.
+        target_out: [U] labels ``IGNORE w1 .. wn </s>``.
+        source_offsets, target_offsets: [B+1] token offsets of the sentences (int32, as variable-length kernels want).
+        source_segments, target_segments: [K+1] token offsets of the task segments (host integers).
+        sentence_task: [B] slot 0..K-1 of each sentence, never decreasing.
+        rows: [B] sentence number in the task's training corpus (for the record of a bad batch, and tests of order).
+        step_tokens: per task N_k, predicted target tokens (labels other than IGNORE) over all ranks and micro-batches.
+        buckets: the padded layout; None when the model attends over packed sentences directly.
+        max_source, max_target: longest sentence of the micro-batch.
+    """
+
+    step: int
+    micro: int
+    tasks: tuple[int, ...]
+    source_ids: Tensor
+    target_in: Tensor
+    target_out: Tensor
+    source_offsets: Tensor
+    target_offsets: Tensor
+    source_segments: tuple[int, ...]
+    target_segments: tuple[int, ...]
+    sentence_task: Tensor
+    rows: Tensor
+    step_tokens: tuple[int, ...]
+    max_source: int
+    max_target: int
+    buckets: Buckets | None = None
+
+    @property
+    def num_sentences(self) -> int:
+        return int(self.sentence_task.shape[0])
+
+    def to(self, device: torch.device | str) -> TaskBatch:
+        """The same batch with every tensor on ``device``; the batch itself where it is there already."""
+        if self.source_ids.device == torch.device(device):
+            return self
+        return _moved(self, device)
+
+
+def _moved(record: Any, device: torch.device | str) -> Any:
+    changes: dict[str, Any] = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if isinstance(value, Tensor):
+            changes[f.name] = value.to(device, non_blocking=True)
+        elif isinstance(value, Buckets):
+            changes[f.name] = _moved(value, device)
+        elif isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
+            changes[f.name] = tuple(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in value)
+    return replace(record, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLosses:
+    """What the model returns for a micro-batch. Sums, never means: normalised once, by global counts.
+
+    Attributes:
+        total: scalar with a graph, sum over tokens of ``scale[task] * smoothed loss``: what goes backward.
+        sums: [K] fp32, detached: sum of each task's smoothed token losses.
+        nlls: [K] fp32, detached: sum of each task's negative log-likelihoods (nats, no smoothing).
+        tokens: [K] int64: predicted tokens of each task in this micro-batch.
+    """
+
+    total: Tensor
+    sums: Tensor
+    nlls: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did, the same on all ranks.
+
+    Attributes:
+        step: number of updates done, this one included.
+        tasks: K task indices; ``losses``, ``nlls`` (per token) and ``tokens`` follow their order.
+        grad_norm: global norm before clipping, of the sum that was sent backward; nan when DeepSpeed gave none.
+        skipped: the update was left out because loss or gradient was not finite.
+    """
+
+    step: int
+    tasks: tuple[int, ...]
+    losses: tuple[float, ...]
+    nlls: tuple[float, ...]
+    tokens: tuple[int, ...]
+    learning_rate: float
+    grad_norm: float
+    skipped: bool = False
+    seconds: float = 0.0
+    extra: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        """Plain token mean over all tasks."""
+        total = sum(self.tokens)
+        return sum(x * n for x, n in zip(self.losses, self.tokens, strict=True)) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which tasks train together (``clusters``) and which only help (``helpers``), as a deciding stage wrote it."""
+
+    method: str
+    clusters: tuple[tuple[str, ...], ...]
+    helpers: tuple[tuple[str, ...], ...] = ()

@@ -1,0 +1,5 @@
+"""Build entry: metadata stands in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
