@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 
-import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command_from_info
@@ -30,17 +29,19 @@ VERBS = {
 }
 
 
+UsageError = typer.BadParameter.__mro__[1]
+"""The base of what is wrong with a command line; typer keeps it in a private module since it brought its own click."""
+
+
 class _Verbs(TyperGroup):
     """Loads a verb on demand; the list of verbs needs no import."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, name: str):
         if name not in VERBS:
             return None
-        if ctx.resilient_parsing or getattr(ctx, "_listing", False):
-            return click.Command(name, short_help=VERBS[name][2])
         module, attribute, line = VERBS[name]
         verb = getattr(importlib.import_module(f"mnmt_scale.cli.{module}"), attribute)
         if isinstance(verb, typer.Typer):
@@ -50,16 +51,16 @@ class _Verbs(TyperGroup):
         info = CommandInfo(name=name, callback=verb, short_help=line)
         return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: typer.Context, formatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl([(name, line) for name, (_, _, line) in VERBS.items()])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]):
+    def resolve_command(self, ctx: typer.Context, args: list[str]):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from ..errors import nearest
 
             near = nearest(args[0], VERBS) or "see mnmt --help"
-            raise click.UsageError(f"no verb {args[0]!r}; {near}", ctx)
+            raise UsageError(f"no verb {args[0]!r}; {near}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run_verb_of(command, arguments, debug))
 
 
-def run_verb_of(command: click.Command, arguments: list[str], debug: bool) -> int:
+def run_verb_of(command, arguments: list[str], debug: bool) -> int:
     """Exit code: 0, 2 for a user's error, 70 for a bug of ours, or what the verb chose (``typer.Exit``)."""
     code = 0
 
@@ -102,12 +103,12 @@ def run_verb_of(command: click.Command, arguments: list[str], debug: bool) -> in
         nonlocal code
         try:
             code = command.main(args=arguments, prog_name="mnmt", standalone_mode=False) or 0
-        except click.UsageError as error:
+        except UsageError as error:
             print(f"mnmt: {error.format_message()}", file=sys.stderr)
             code = 2
-        except click.exceptions.Exit as leave:
+        except typer.Exit as leave:
             code = leave.exit_code
-        except click.exceptions.Abort:
+        except typer.Abort:
             code = 130
 
     failed = run_verb(call, debug)

@@ -1,0 +1,93 @@
+"""``mnmt bench``: each suite prints a markdown table and writes JSON, CSV and markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import Json, emit
+
+app = typer.Typer(rich_markup_mode=None, help="Measure this machine and this system against named rivals, in one run.")
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where NAME.json, NAME.csv and NAME.md go.")]
+OUT = Path("bench-results")
+
+
+@app.command()
+def data(
+    text: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="An OPUS-100 tree; default: constructed languages.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1000, help="Sentence pairs of the large store, made by repetition.")] = 5_000_000,
+    work: Annotated[Path | None, typer.Option(help="Where temporary files may lie (200 bytes a pair).")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Cleaning and encoding in pairs per second per core; the loader's pairs per second and its memory.
+
+    Example: mnmt bench data --data path/to/opus-100 --pairs 1000000
+    """
+    from ..bench.data import bench_data
+
+    found = bench_data(text, work=work, pairs=pairs, fewer_pairs=max(1000, pairs // 10), log=_tell)
+    _write(found["rows"], out, as_json)
+
+
+@app.command()
+def train(
+    preset: Annotated[str | None, typer.Option(help="Model preset; default 3+3 layers, 256/1024, 4 heads.")] = None,
+    text: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="An OPUS-100 tree; default: constructed languages.")
+    ] = None,
+    joeynmt: Annotated[
+        Path | None, typer.Option(metavar="PYTHON", help="Interpreter of an environment that has JoeyNMT 2.3.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every candidate; default: all cores.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Target tokens per second of training, beside Hugging Face's M2M100 and JoeyNMT, and percent of the matrix rate.
+
+    Example: mnmt bench train --data path/to/opus-100 --joeynmt ~/joey/bin/python
+    """
+    from ..bench.train import bench_train
+
+    rows = bench_train(preset=preset, data=text, joeynmt=joeynmt, threads=threads, log=_tell)
+    _write(rows, out, as_json)
+
+
+@app.command()
+def decode(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A trained run; default: random weights.")] = None,
+    preset: Annotated[str, typer.Option(help="Model preset of the random weights.")] = "bilingual",
+    vocabulary_size: Annotated[int, typer.Option(min=100)] = 4000,
+    sentences: Annotated[int, typer.Option(min=1)] = 200,
+    beam: Annotated[list[int], typer.Option(min=1, help="May be given several times.")] = [5, 1],  # noqa: B006
+    repetitions: Annotated[int, typer.Option(min=1)] = 3,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Target tokens per second of beam search and greedy decoding, beside Hugging Face's generate and CTranslate2.
+
+    Example: mnmt bench decode runs/lafand-joint --sentences 500
+    """
+    from ..bench.decode import bench_decode, random_case, run_case
+
+    case = run_case(run, sentences) if run else random_case(preset, vocabulary_size, sentences, 8192)
+    _write(bench_decode(case, beams=beam, repetitions=repetitions, log=_tell), out, as_json)
+
+
+def _write(rows: Sequence[Any], out: Path, as_json: bool) -> None:
+    from ..bench.table import describe_machine, machine, markdown, write_tables
+
+    paths = write_tables(rows, out)
+    text = f"{describe_machine(machine())}\n{markdown(rows)}\n\nwritten: {', '.join(paths.values())}"
+    emit({"rows": list(rows), "files": paths}, as_json, text)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,161 @@
+"""A learner: model, engine and batch stream of one model in training. Several can live in one process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.store import TokenStore
+from ..data.stream import BatchStream, evaluation_batches
+from ..dist import World, all_sum
+from ..engine.checkpoint import load_weights
+from ..engine.zero import ZeroEngine, seed_step
+from ..errors import MnmtError
+from ..flow import StepReport, TaskBatch, TaskLosses
+from ..model.attention import uses_buckets
+from ..model.transformer import Transformer
+from ..runs import build_model, load_tokenizer
+from ..tasks import Task, TaskSet
+from .config import RunConfig
+
+
+@dataclass
+class Learner:
+    """What the loop moves. ``step`` counts the optimizer updates that were planned, skipped ones included."""
+
+    config: RunConfig
+    tasks: TaskSet
+    store: TokenStore
+    engine: ZeroEngine
+    stream: BatchStream
+    world: World
+    step: int = 0
+
+    @classmethod
+    def build(cls, config: RunConfig, store: TokenStore, tasks: TaskSet, world: World) -> Learner:
+        """Model with fresh weights (or those of ``train.init_from``), engine and stream at step 0.
+
+        Raises:
+            MnmtError: E306 when ``init_from`` has another vocabulary, E405 when its weights do not fit.
+        """
+        torch.manual_seed(config.train.seed)
+        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        model = _fresh_model(config, store)
+        engine = ZeroEngine(
+            model, config.engine, world=world, max_steps=config.train.max_steps, accumulation=config.batch.accumulation
+        )
+        stream = BatchStream(
+            store,
+            tasks,
+            config.sampling,
+            config.batch,
+            max_tokens=config.data.max_tokens,
+            seed=config.train.seed,
+            rank=world.rank,
+            size=world.size,
+            bucketed=uses_buckets(config.model, world.device, engine.dtype),
+        )
+        return cls(config, tasks, store, engine, stream, world)
+
+    def update(self, batches: list[TaskBatch], scales: tuple[float, ...], flag: int = 0) -> tuple[StepReport, int]:
+        """One optimizer step over this rank's micro-batches.
+
+        Args:
+            scales: [K] factor of each task's summed token losses.
+            flag: number to be summed over ranks in the same reduction (requests to stop).
+
+        Returns:
+            The report, equal on all ranks, and the sum of the flags.
+        """
+        start = time.perf_counter()
+        sums = torch.zeros(3, len(scales), dtype=torch.float64)
+        for batch in batches:
+            seed_step(self.config.train.seed, batch.step, batch.micro, self.world.rank)
+            losses = self.engine.forward(batch.to(self.engine.device), scales)
+            self.engine.backward(losses, last=batch.micro == len(batches) - 1)
+            sums += _sums(losses)
+        outcome = self.engine.step()
+        message = all_sum(torch.cat([sums.flatten(), torch.tensor([float(flag)], dtype=torch.float64)]))
+        totals = message[:-1].reshape(3, -1)
+        self.step += 1
+        first = batches[0]
+        counts = totals[2].clamp(min=1)
+        report = StepReport(
+            step=self.step,
+            tasks=first.tasks,
+            losses=tuple((totals[0] / counts).tolist()),
+            nlls=tuple((totals[1] / counts).tolist()),
+            tokens=tuple(int(n) for n in totals[2]),
+            learning_rate=outcome.learning_rate,
+            grad_norm=outcome.grad_norm,
+            skipped=outcome.skipped,
+            seconds=time.perf_counter() - start,
+        )
+        return report, int(message[-1])
+
+    def validation_nll(self, task: Task, limit: int) -> tuple[float, int]:
+        """Negative log-likelihood (sum in nats) and predicted tokens of the first ``limit`` dev sentences of a task.
+
+        Batches go round the ranks; where they do not come out even, a rank repeats one without counting it, since under
+        ZeRO-3 all ranks must run the model equally often.
+        """
+        batches = list(
+            evaluation_batches(
+                self.store,
+                task,
+                "dev",
+                max_tokens=self.config.data.max_tokens,
+                batch_tokens=max(4096, self.config.batch.batch_tokens // self.world.size),
+                limit=limit,
+                bucketed=uses_buckets(self.config.model, self.engine.device, self.engine.dtype),
+            )
+        )
+        sums = torch.zeros(2, dtype=torch.float64)
+        for first in range(0, len(batches), self.world.size):
+            mine = first + self.world.rank
+            batch = batches[min(mine, len(batches) - 1)].to(self.engine.device)
+            with torch.no_grad():
+                losses = self.engine.forward(batch, (0.0,))
+            if mine < len(batches):
+                sums += _sums(losses)[1:, 0]
+        nll, tokens = all_sum(sums).tolist()
+        return nll, int(tokens)
+
+    def state(self) -> dict[str, Any]:
+        """Position in the data, as JSON; weights and optimizer are the engine's."""
+        return {"step": self.step, "stream": self.stream.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse of ``state``."""
+        self.step = int(state["step"])
+        self.stream.load_state_dict(state["stream"])
+
+
+def _sums(losses: TaskLosses) -> Tensor:
+    """[3, K] on the host: loss sums, nll sums, token counts."""
+    return torch.stack([losses.sums.double(), losses.nlls.double(), losses.tokens.double()]).cpu()
+
+
+def _fresh_model(config: RunConfig, store: TokenStore) -> Transformer:
+    tokenizer = store.tokenizer
+    smoothing = config.train.label_smoothing
+    if config.train.init_from is None:
+        return Transformer(config.model, tokenizer.vocabulary_size, pad_id=tokenizer.pad, label_smoothing=smoothing)
+    source = Path(config.train.init_from)
+    theirs = load_tokenizer(source)
+    if theirs.fingerprint != tokenizer.fingerprint:
+        raise MnmtError(
+            "E306",
+            f"train.init_from has another vocabulary ({theirs.fingerprint[:12]}) than the store ({tokenizer.fingerprint[:12]})",
+            where=str(source),
+            remedy="prepare the store with data.tokenizer.path set to that run's tokenizer.model",
+        )
+    state = load_weights(source, config.evaluation.weights, config.evaluation.average)
+    model = build_model(config.model, tokenizer.vocabulary_size, tokenizer.pad, state, where=str(source))
+    model.label_smoothing = smoothing
+    return model

@@ -1,0 +1,152 @@
+"""One training from settings to a finished run directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import dist, settings
+from ..data.store import TokenStore
+from ..engine import checkpoint
+from ..errors import MnmtError
+from ..methods.catalog import make_method
+from ..runlog import RunLock, RunLog, environment, write_atomically
+from ..tasks import TaskSet, directions_of
+from .config import Resume, RunConfig
+from .learner import Learner
+from .loop import Progress, fit, restore
+from .profile import parse_window
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended. ``stopped``: steps, patience, minutes or signal; ``best_nll``: dev nats per token."""
+
+    run: Path
+    steps: int
+    tokens: int
+    best_nll: float | None
+    stopped: str
+    rank: int
+
+
+def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | None = None) -> TrainResult:
+    """Train in this process, which is one rank of however many the launcher started. The process group is left open, since
+    DeepSpeed cannot be given a second one: a program that trains several models in turn keeps it, the others ``dist.leave``.
+
+    Raises:
+        MnmtError: among others E303 no store, E401 and E402 run directory, E403 nothing to resume, E501 not finite.
+    """
+    window = parse_window(profile)
+    world = dist.join()
+    lock = None
+    try:
+        lock = _together(lambda: RunLock(run)) if world.rank == 0 else _together(None)
+        store = TokenStore.open(settings.user_path(config.data.store))
+        tasks = resolve_tasks(config, store)
+        config = _resolved(config, tasks)
+        found = checkpoint.find(run, resume)
+        _check_same(found, store, tasks)
+        if world.rank == 0:
+            _begin_directory(config, run, store, world.size, fresh=found is None)
+        learner = Learner.build(config, store, tasks, world)
+        method = make_method(config.method)
+        progress = Progress()
+        if found is not None:
+            progress = restore(checkpoint.load(found, learner.engine), learner, method)
+        log = RunLog(
+            run,
+            active=world.rank == 0,
+            total_steps=config.train.max_steps,
+            resumed_at=learner.step if found is not None else None,
+        )
+        try:
+            _announce(log, learner, found)
+            progress = fit(learner, method, run, log, progress, window)
+            log.say(f"stopped after step {learner.step} ({progress.stopped}), {progress.tokens:,} target tokens")
+        finally:
+            log.close()
+            learner.engine.close()
+        best = progress.best if math.isfinite(progress.best) else None
+        return TrainResult(run, learner.step, progress.tokens, best, progress.stopped, world.rank)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def resolve_tasks(config: RunConfig, store: TokenStore) -> TaskSet:
+    """The directions of this training, from the settings and the store's training pairs (E105 for unknown ones)."""
+    pairs = store.pairs("train")
+    return TaskSet(directions_of(pairs, config.data.directions, config.data.pivot, config.data.tasks))
+
+
+def _resolved(config: RunConfig, tasks: TaskSet) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"tasks": tasks.names})})
+
+
+def _together(act):
+    """Run ``act`` on the one rank that has it; if it fails there, every rank raises the same error."""
+    outcome = None
+    held = None
+    if act is not None:
+        try:
+            held = act()
+        except MnmtError as error:
+            outcome = error
+    outcome = dist.broadcast_object(outcome)
+    if outcome is not None:
+        raise outcome
+    return held
+
+
+def _check_same(found: checkpoint.CheckpointInfo | None, store: TokenStore, tasks: TaskSet) -> None:
+    """A checkpoint goes on with the vocabulary and the directions that it was begun with."""
+    if found is None:
+        return
+    was = found.manifest["fingerprints"]
+    if was["tokenizer"] != store.tokenizer.fingerprint:
+        raise MnmtError(
+            "E405",
+            f"the checkpoint has vocabulary {was['tokenizer'][:12]}, the store {store.tokenizer.fingerprint[:12]}",
+            where=str(found.path),
+            remedy="give the store that the run was begun with, or another --run-dir",
+        )
+    if was["tasks"] != tasks.names:
+        change = sorted(set(was["tasks"]) ^ set(tasks.names)) or ["their order"]
+        raise MnmtError(
+            "E405",
+            f"the checkpoint was begun with other directions: {', '.join(change[:5])}",
+            where=str(found.path),
+            remedy="give another --run-dir and set train.init_from to this run",
+        )
+
+
+def _begin_directory(config: RunConfig, run: Path, store: TokenStore, size: int, *, fresh: bool) -> None:
+    """Settings, environment and tokenizer into the run directory; ``fresh`` runs drop an earlier tokenizer."""
+    write_atomically(run / "config.toml", settings.dump(config))
+    write_atomically(run / "environment.json", json.dumps(environment(size), indent=1) + "\n")
+    if fresh:
+        for name in ("tokenizer.model", "vocabulary.json"):
+            (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / "bad_batches", ignore_errors=True)
+    store.tokenizer.save(run)
+
+
+def _announce(log: RunLog, learner: Learner, found) -> None:
+    plan = learner.stream.describe()
+    sizes = learner.store.sizes()
+    rows = [{"name": t.name, "sentences": sizes[t.pair], "share": float(learner.stream.shares[t.index])} for t in learner.tasks]
+    log.record("plan", step=learner.step, **{**plan, "tasks": rows})
+    engine = learner.engine
+    parameters = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in engine.module.parameters())
+    log.say(
+        f"{len(learner.tasks)} directions, {sum(sizes[p] for p in learner.tasks.pairs):,} sentence pairs, "
+        f"{parameters:,} parameters, {learner.world.size} rank(s), ZeRO-{learner.config.engine.zero_stage}, "
+        f"{str(engine.dtype).removeprefix('torch.')} on {engine.device.type}"
+    )
+    log.say("starting from step 0" if found is None else f"resumed from {found.path.name} at step {learner.step}")
+    if found is not None and found.partial:
+        log.say(f"incomplete and not used: {', '.join(found.partial)}")

@@ -1,0 +1,25 @@
+"""Shared by all tests: one thread a process (two ranks on two cores want one each), real text, a small finished run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported anywhere
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MNMT_DEVICE", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_text() -> Path:
+    """Directory of real parallel text; tests that need it are skipped where it is absent."""
+    path = ROOT.parent / "shared" / "data"
+    if not (path / "lafand").is_dir():
+        pytest.skip("no real text at ../shared/data")
+    return path
