@@ -54,6 +54,7 @@ CODES = {
     "E701": "this model cannot be exported to that format",
     "E702": "export failed its parity check",
     "E703": "directory cannot be imported",
+    "E704": "output directory is taken or cannot be written",
     # 8xx the machine
     "E801": "optional package missing",
     "E802": "this machine cannot train",
