@@ -74,6 +74,8 @@ class TokenizerConfig(Section):
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """Share of a language in the sample is proportional to size^(1/temperature)."""
     character_coverage: Annotated[float, Field(gt=0.9, le=1.0)] = 0.9995
+    seed: NonNegative = 1
+    """Decides which lines are drawn."""
     path: str | None = None
     """Use this SentencePiece model instead of training one; it must hold the tag of every language."""
 
@@ -102,7 +104,7 @@ class SamplingConfig(Section):
     kind: Literal["temperature", "uniform", "fixed"] = "temperature"
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """p(task) is proportional to size^(1/temperature); 1 is proportional, infinity (``inf``) uniform."""
-    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """``fixed``: p by direction name; normalised; a direction left out gets 0."""
     tasks_per_batch: NonNegative = 0
     """K tasks a step; 0, or more than there are: all of them."""
@@ -110,14 +112,24 @@ class SamplingConfig(Section):
     """How the tokens of a step are shared. ``proportional``: K different tasks, those with p > 1/K in every step with
     share p, the others drawn for equal rests. ``equal``: K equal slots, of which a task with p > 1/K holds several."""
     unit: Literal["tokens", "sentences"] = "tokens"
-    """What a share is counted in."""
+    """What a share is counted in: tokens of the longer side, tag and end included, or sentences (of which a step has
+    batch_tokens divided by the mean length under p)."""
+
+    @model_validator(mode="after")
+    def _weights_fit_kind(self):
+        if (self.kind == "fixed") != (self.weights is not None):
+            raise ValueError("kind = 'fixed' and weights belong together")
+        return self
 
 
 class BatchConfig(Section):
     batch_tokens: Positive = 16384
-    """Target-side budget of one optimizer step over all ranks and micro-batches (the longer side of a sentence
-    counts)."""
+    """Budget of one optimizer step over all ranks and micro-batches. Of a sentence, the tokens of the longer side count,
+    tag and end included; a step is this large on average, and larger by less than one sentence per task at most."""
     accumulation: Positive = 1
     """Micro-batches per step on each rank."""
     max_waste: Fraction = 0.15
-    """Padding that one attention block may hold before another is opened (hardware without packed attention)."""
+    """Share of padding among the cells of either side's attention blocks, above which another block is opened (hardware
+    without packed attention)."""
+    prefetch: bool = True
+    """Make the next step's batches in a thread while the present ones are used; the results are the same."""

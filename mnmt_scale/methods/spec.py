@@ -6,10 +6,12 @@ in this order: ``scales`` before the forward pass, ``wants`` for what to observe
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ..flow import StepReport, TaskBatch
 from ..settings import Section
+
+if TYPE_CHECKING:  # settings are read without torch
+    from ..flow import StepReport, TaskBatch
 
 
 class MethodConfig(Section):
