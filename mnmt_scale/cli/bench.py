@@ -47,6 +47,8 @@ def train(
         Path | None, typer.Option(metavar="PYTHON", help="Interpreter of an environment that has JoeyNMT 2.3.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every candidate; default: all cores.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed passes; candidates take turns.")] = 5,
+    dtype: Annotated[list[str], typer.Option(help="fp32, bf16; may be given twice.")] = ["fp32", "bf16"],  # noqa: B006
     out: Out = OUT,
     as_json: Json = False,
 ) -> None:
@@ -54,9 +56,21 @@ def train(
 
     Example: mnmt bench train --data path/to/opus-100 --joeynmt ~/joey/bin/python
     """
-    from ..bench.train import bench_train
+    from ..bench.train import DTYPES, bench_train
+    from ..errors import MnmtError, nearest
 
-    rows = bench_train(preset=preset, data=text, joeynmt=joeynmt, threads=threads, log=_tell)
+    for name in dtype:
+        if name not in DTYPES:
+            raise MnmtError("E102", f"dtype {name!r} is unknown", where="--dtype", remedy=nearest(name, DTYPES))
+    rows = bench_train(
+        preset=preset,
+        data=text,
+        joeynmt=str(joeynmt) if joeynmt else None,
+        threads=threads,
+        rounds=rounds,
+        dtypes=dtype,
+        say=_tell,
+    )
     _write(rows, out, as_json)
 
 

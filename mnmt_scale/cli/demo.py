@@ -13,23 +13,31 @@ import typer
 from .common import Json, emit
 
 # Sizes for two cores and a few minutes; both go through the same settings as any training. What they cost and reach is
-# in the README.
+# in the README and in docs/synthetic.md.
 _COMMON: dict[str, Any] = {
     "model": {"preset": "tiny"},
     "engine": {
         "zero_stage": 1,
-        "optimizer": {"learning_rate": 2e-3},
-        "schedule": {"name": "inverse_sqrt", "warmup_steps": 200},
         "clip_norm": 1.0,
+        "ema_decay": 0.99,
+        "optimizer": {"learning_rate": 3e-3},
+        "schedule": {"name": "inverse_sqrt", "warmup_steps": 150},
         "checkpoint": {"every_steps": 100_000, "keep_last": 2},
     },
     "train": {"log_steps": 50, "validate_steps": 250, "validate_sentences": 100, "max_steps": 100_000},
-    "batch": {"batch_tokens": 4096},
+    "batch": {"batch_tokens": 2048},
+    "evaluation": {"weights": "ema"},
 }
-_CONSTRUCTED = {"data": {"tokenizer": {"vocabulary_size": 2000}}}
-_REAL = {
+_CONSTRUCTED: dict[str, Any] = {
+    "data": {
+        "max_tokens": 64,
+        "tokenizer": {"vocabulary_size": 3000, "temperature": 2.0, "character_coverage": 1.0},
+    }
+}
+_REAL: dict[str, Any] = {
     "data": {"tokenizer": {"vocabulary_size": 4000}},
     "model": {"preset": "bilingual"},
+    "batch": {"batch_tokens": 4096},
     "engine": {"optimizer": {"learning_rate": 1e-3}, "schedule": {"warmup_steps": 400}},
 }
 

@@ -71,16 +71,15 @@ def fit(
             method.observe(report)
         progress.tokens += sum(report.tokens)
         meter.add(report)
-        if learner.step % config.train.log_steps == 0 or learner.step == config.train.max_steps:
+        progress.stopped = _reason(flags)
+        last = bool(progress.stopped) or learner.step == config.train.max_steps
+        if last or learner.step % config.train.log_steps == 0:
             _log_step(log, learner, meter, progress)
         saved = False
-        if learner.step % config.train.validate_steps == 0 or learner.step == config.train.max_steps:
-            saved = _validate(learner, method, run, log, progress)
-        if learner.step % config.engine.checkpoint.every_steps == 0 and not saved:
-            save(learner, method, run, log, progress, metric=None)
-            saved = True
-        progress.stopped = progress.stopped or _reason(flags)
-        if progress.stopped and not saved:
+        # a signal leaves seconds, not minutes: then the state is saved and nothing else is done
+        if progress.stopped != "signal" and (last or learner.step % config.train.validate_steps == 0):
+            saved = _validate(learner, method, run, log, progress, last=last)
+        if not saved and (last or progress.stopped or learner.step % config.engine.checkpoint.every_steps == 0):
             save(learner, method, run, log, progress, metric=None)
     progress.stopped = progress.stopped or "steps"
     return progress
@@ -117,8 +116,8 @@ def restore(state: dict[str, Any], learner: Learner, method: Method) -> Progress
     return Progress(best=best, worse=kept["worse"], tokens=kept["tokens"])
 
 
-def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress) -> bool:
-    """Dev loss per task (token mean); saves when it is the best so far. True if it saved."""
+def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, *, last: bool) -> bool:
+    """Dev loss per task (token mean); saves when it is the best so far, or training ends here. True if it saved."""
     config = learner.config
     rows: dict[str, dict[str, float]] = {}
     start = time.perf_counter()
@@ -139,10 +138,9 @@ def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress
     mark = "best so far" if best else f"best {progress.best:.4f}"
     log.say(f"step {learner.step}: dev nll {loss:.4f} ({mark}) over {len(rows)} of {len(learner.tasks)} directions")
     if config.train.patience and progress.worse >= config.train.patience:
-        progress.stopped = "patience"
-    at_end = bool(progress.stopped) or learner.step == config.train.max_steps
+        progress.stopped = progress.stopped or "patience"
     due = learner.step % config.engine.checkpoint.every_steps == 0
-    if best or at_end or due:
+    if best or last or due or progress.stopped:
         save(learner, method, run, log, progress, metric=loss)
         return True
     return False
