@@ -11,7 +11,7 @@ os.environ.setdefault("MNMT_DEVICE", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pytest
+import pytest  # noqa: E402 (after the environment is set)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -126,6 +126,11 @@ class Learner:
         nll, tokens = all_sum(sums).tolist()
         return nll, int(tokens)
 
+    def close(self) -> None:
+        """Ends the stream's thread and frees the engine's buffers."""
+        self.stream.close()
+        self.engine.close()
+
     def state(self) -> dict[str, Any]:
         """Position in the data, as JSON; weights and optimizer are the engine's."""
         return {"step": self.step, "stream": self.stream.state_dict()}

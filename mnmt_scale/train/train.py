@@ -69,7 +69,7 @@ def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | 
             log.say(f"stopped after step {learner.step} ({progress.stopped}), {progress.tokens:,} target tokens")
         finally:
             log.close()
-            learner.engine.close()
+            learner.close()
         best = progress.best if math.isfinite(progress.best) else None
         return TrainResult(run, learner.step, progress.tokens, best, progress.stopped, world.rank)
     finally:

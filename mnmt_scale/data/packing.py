@@ -1,0 +1,274 @@
+"""Sentences -> ``TaskBatch``: tags and ends added, tokens packed without padding, and the padded layout for attention.
+
+Everything is done on whole arrays: the cost is that of a few passes over the tokens, never of a loop over sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import MnmtError
+from ..flow import IGNORE, Buckets, TaskBatch
+from ..tasks import Task
+
+FRAME = 2
+"""Tokens that each side gets beside its text: the language tag and the end of the sentence."""
+
+Ints = NDArray[np.int64]
+
+
+def pack_batch(
+    sources: Sequence[Any],
+    targets: Sequence[Any],
+    slots: Sequence[int],
+    tasks: Sequence[Task],
+    tokenizer: Any,
+    *,
+    step: int = 0,
+    micro: int = 0,
+    rows: Sequence[int] | None = None,
+    step_tokens: Sequence[int] | None = None,
+    max_waste: float = 0.15,
+    bucketed: bool = True,
+) -> TaskBatch:
+    """A batch from sentences given one by one (the training stream reads the token store without such lists).
+
+    Args:
+        sources, targets: text ids of each sentence (lists or arrays), without tag and end.
+        slots: place in ``tasks`` of each sentence, never decreasing.
+        tasks: the K tasks of the step.
+        tokenizer: of it are used ``eos``, ``tag_id(language)`` and ``vocabulary_size``.
+        rows: sentence numbers for the record; 0 .. B-1 by default.
+        step_tokens: [K] predicted tokens of the whole step; those of this batch by default.
+        bucketed: make ``buckets``.
+
+    Raises:
+        MnmtError: E307 for an id beyond the vocabulary.
+    """
+    slot_of = np.asarray(slots, dtype=np.int64)
+    assert len(sources) == len(targets) == len(slot_of)
+    assert bool((np.diff(slot_of) >= 0).all())
+    flat = [_concatenated(side) for side in (sources, targets)]
+    bounds = np.searchsorted(slot_of, np.arange(len(tasks) + 1)).tolist()
+    return assemble(
+        [[tokens] * len(tasks) for tokens, _, _ in flat],
+        [starts for _, starts, _ in flat],
+        [lengths for _, _, lengths in flat],
+        bounds,
+        tasks,
+        tokenizer,
+        step=step,
+        micro=micro,
+        rows=np.arange(len(slot_of)) if rows is None else np.asarray(rows, dtype=np.int64),
+        step_tokens=None if step_tokens is None else tuple(step_tokens),
+        max_waste=max_waste if bucketed else None,
+    )
+
+
+def assemble(
+    tokens: Sequence[Sequence[NDArray[Any]]],
+    starts: Sequence[Ints],
+    lengths: Sequence[Ints],
+    bounds: Sequence[int],
+    tasks: Sequence[Task],
+    tokenizer: Any,
+    *,
+    step: int,
+    micro: int,
+    rows: Ints,
+    step_tokens: tuple[int, ...] | None,
+    max_waste: float | None,
+) -> TaskBatch:
+    """A batch from stretches of token arrays; ``tokens``, ``starts`` and ``lengths`` are (source, target).
+
+    Args:
+        tokens: per side and task the array that holds its text ids.
+        starts, lengths: per side [B] where each sentence's text begins in the array of its task, and how long it is.
+        bounds: [K+1] sentences of each task, ``bounds[k]`` to ``bounds[k + 1]``.
+        rows: [B] row numbers.
+        max_waste: see ``make_buckets``; None leaves the buckets out.
+    """
+    framed = []
+    for side, languages in enumerate(([t.source for t in tasks], [t.target for t in tasks])):
+        tags = [tokenizer.tag_id(language) for language in languages]
+        ids, offsets = _framed(tokens[side], starts[side], lengths[side], bounds, tags, tokenizer.eos)
+        _check_ids(ids, offsets, tokenizer.vocabulary_size, bounds, tasks, rows, languages)
+        framed.append((ids, offsets))
+    (source_ids, source_offsets), (target_out, target_offsets) = framed
+    target_in = np.empty_like(target_out)
+    target_in[:1] = tokenizer.eos
+    target_in[1:] = target_out[:-1]  # each sentence's end is the next one's first decoder input
+    target_out[target_offsets[:-1]] = IGNORE
+    counts = np.diff(np.asarray(bounds))
+    target_segments = target_offsets[bounds].tolist()
+    if step_tokens is None:
+        step_tokens = tuple((np.diff(target_segments) - counts).tolist())
+    widths = (lengths[0] + FRAME, lengths[1] + FRAME)
+    return TaskBatch(
+        step=step,
+        micro=micro,
+        tasks=tuple(t.index for t in tasks),
+        source_ids=torch.from_numpy(source_ids),
+        target_in=torch.from_numpy(target_in),
+        target_out=torch.from_numpy(target_out),
+        source_offsets=torch.from_numpy(source_offsets.astype(np.int32)),
+        target_offsets=torch.from_numpy(target_offsets.astype(np.int32)),
+        source_segments=tuple(source_offsets[bounds].tolist()),
+        target_segments=tuple(target_segments),
+        sentence_task=torch.from_numpy(np.repeat(np.arange(len(tasks)), counts)),
+        rows=torch.from_numpy(np.ascontiguousarray(rows)),
+        step_tokens=step_tokens,
+        max_source=int(widths[0].max(initial=0)),
+        max_target=int(widths[1].max(initial=0)),
+        buckets=None if max_waste is None else make_buckets(*widths, max_waste),
+    )
+
+
+def make_buckets(source_lengths: Any, target_lengths: Any, max_waste: float) -> Buckets:
+    """A padded layout of packed sentences in few blocks, of whose cells at most ``max_waste`` are padding, on either
+    side summed over the blocks.
+
+    Sentences are cut into bands by source length, each as wide as the allowance lets it be, and each band likewise by
+    target length. ``max_waste`` 0 gives one block per pair of lengths, 1 a single block.
+
+    Args:
+        source_lengths, target_lengths: [B] tokens of each sentence, tag and end included, in packed order.
+    """
+    widths = [np.asarray(x, dtype=np.int64) for x in (source_lengths, target_lengths)]
+    order, edges = _blocks(widths[0], widths[1], max_waste)
+    counts = np.diff(edges)
+    indices, inverses, padded, shortest = [], [], [], []
+    for width in widths:
+        wide = np.maximum.reduceat(width[order], edges[:-1]) if len(counts) else counts
+        index, inverse = _layout(width, order, np.repeat(wide, counts))
+        indices.append(index)
+        inverses.append(inverse)
+        padded.append(wide.tolist())
+        shortest.append(np.minimum.reduceat(width[order], edges[:-1]).tolist() if len(counts) else [])
+    by_block = torch.from_numpy(widths[0][order]).split(counts.tolist())
+    lengths = tuple(None if low == high else block for low, high, block in zip(shortest[0], padded[0], by_block, strict=True))
+    unpadded = all(len(i) == len(v) for i, v in zip(indices, inverses, strict=True))
+    return Buckets(
+        source_index=torch.from_numpy(indices[0]),
+        source_inverse=torch.from_numpy(inverses[0]),
+        target_index=torch.from_numpy(indices[1]),
+        target_inverse=torch.from_numpy(inverses[1]),
+        shapes=tuple(zip(counts.tolist(), padded[0], padded[1], strict=True)),
+        source_lengths=lengths,
+        identity=unpadded and bool((order == np.arange(len(order))).all()),
+    )
+
+
+def _blocks(source: Ints, target: Ints, max_waste: float) -> tuple[Ints, Ints]:
+    """Sentences in block order [B] and the first sentence of each block, with B at the end [blocks + 1]."""
+    count = len(source)
+    order = np.argsort(-source, kind="stable")
+    bands = _cuts(source[order], [0, count], max_waste)
+    band = np.repeat(np.arange(len(bands) - 1), np.diff(bands))
+    order = order[np.lexsort((-target[order], band))]
+    edges = np.asarray(_cuts(target[order], bands, max_waste), dtype=np.int64)
+    return order, edges
+
+
+def _cuts(lengths: Ints, bands: list[int], max_waste: float) -> list[int]:
+    """Cut each band of never increasing lengths into as few runs as hold at most ``max_waste`` padding each.
+
+    A run that starts at i may end before j while mean(lengths[i:j]) >= (1 - max_waste) * lengths[i]; the mean falls as j
+    grows, so the furthest j is found by bisection.
+    """
+    sums = np.concatenate(([0], np.cumsum(lengths))).tolist()
+    first = lengths.tolist()
+    cuts = [0]
+    for begin, end in pairwise(bands):
+        while begin < end:
+            floor = (1.0 - max_waste) * first[begin] - 1e-9
+            low, high = begin + 1, end
+            while low < high:
+                middle = (low + high + 1) // 2
+                if sums[middle] - sums[begin] >= floor * (middle - begin):
+                    low = middle
+                else:
+                    high = middle - 1
+            cuts.append(low)
+            begin = low
+    return cuts
+
+
+def _layout(width: Ints, order: Ints, padded: Ints) -> tuple[Ints, Ints]:
+    """Packed row of each padded cell (padding: the sentence's last row), and padded cell of each packed row.
+
+    Args:
+        width: [B] tokens in packed order.
+        order: [B] sentence at each place of the padded layout.
+        padded: [B] cells of the sentence at each place.
+    """
+    rows = int(width.sum())
+    packed_first = np.cumsum(width) - width
+    cells_first = np.cumsum(padded) - padded
+    cell_of = np.empty_like(cells_first)
+    cell_of[order] = cells_first
+    inverse = np.arange(rows) + np.repeat(cell_of - packed_first, width)
+    first, last = packed_first[order], packed_first[order] + width[order] - 1
+    cells = int(padded.sum())
+    index = np.arange(cells) + np.repeat(first - cells_first, padded)
+    if cells != rows:
+        np.minimum(index, np.repeat(last, padded), out=index)
+    return index, inverse
+
+
+def _framed(
+    tokens: Sequence[NDArray[Any]], starts: Ints, lengths: Ints, bounds: Sequence[int], tags: Sequence[int], eos: int
+) -> tuple[Ints, Ints]:
+    """``tag text eos`` of each sentence, one after another [tokens], and their offsets [B+1]."""
+    widths = lengths + FRAME
+    offsets = np.zeros(len(widths) + 1, dtype=np.int64)
+    np.cumsum(widths, out=offsets[1:])
+    read = np.arange(offsets[-1])
+    read += np.repeat(starts - 1 - offsets[:-1], widths)  # the two cells around the text are read too, then replaced
+    ids = np.empty(len(read), dtype=np.int64)
+    edges = offsets[bounds].tolist()
+    texts = [
+        array.take(read[a:b], mode="clip") if len(array) else np.zeros(b - a, dtype=np.int64)
+        for array, (a, b) in zip(tokens, pairwise(edges), strict=True)
+        if a < b
+    ]
+    if texts:
+        np.concatenate(texts, out=ids)
+    ids[offsets[:-1]] = np.repeat(np.asarray(tags, dtype=np.int64), np.diff(bounds))
+    ids[offsets[1:] - 1] = eos
+    return ids, offsets
+
+
+def _check_ids(
+    ids: Ints,
+    offsets: Ints,
+    size: int,
+    bounds: Sequence[int],
+    tasks: Sequence[Task],
+    rows: Ints,
+    languages: Sequence[str],
+) -> None:
+    if not len(ids) or int(ids.max()) < size:
+        return
+    place = int(np.argmax(ids >= size))
+    sentence = int(np.searchsorted(offsets, place, side="right")) - 1
+    slot = int(np.searchsorted(bounds, sentence, side="right")) - 1
+    raise MnmtError(
+        "E307",
+        f"token id {int(ids[place])} is beyond the vocabulary of {size}",
+        where=f"pair {tasks[slot].pair}, side {languages[slot]}, sentence {int(rows[sentence])}",
+        remedy="prepare the data again with this tokenizer",
+    )
+
+
+def _concatenated(sentences: Sequence[Any]) -> tuple[NDArray[Any], Ints, Ints]:
+    arrays = [np.asarray(s, dtype=np.int64) for s in sentences]
+    lengths = np.array([len(a) for a in arrays], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    return (np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)), starts, lengths
