@@ -1,0 +1,68 @@
+"""Encoder and decoder layers over packed tokens, with the norms before (M2M100) or after (original Transformer) each block."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.ops.dropout_add import dropout_add
+from .attention import Attention, AttentionLayout
+from .config import ModelConfig
+
+ACTIVATIONS = {"relu": F.relu_, "gelu": F.gelu, "silu": F.silu}
+
+
+class Layer(nn.Module):
+    """What both kinds of layer share: self-attention, feed-forward network, residual connections."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.norm == "pre"
+        self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
+        self.activation = ACTIVATIONS[config.activation]
+        self.self_attn = Attention(config)
+        self.self_attn_layer_norm = layer_norm(config)
+        self.fc1 = nn.Linear(config.d_model, config.d_ffn)
+        self.fc2 = nn.Linear(config.d_ffn, config.d_model)
+        self.final_layer_norm = layer_norm(config)
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.pre_norm else x
+
+    def _after(self, norm: nn.Module, residual: Tensor, x: Tensor) -> Tensor:
+        x = dropout_add(residual, x, self.dropout, self.training)
+        return x if self.pre_norm else norm(x)
+
+    def _self_attention(self, x: Tensor, layout) -> Tensor:
+        y = self._before(self.self_attn_layer_norm, x)
+        return self._after(self.self_attn_layer_norm, x, self.self_attn(y, y, layout))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.fc1(self._before(self.final_layer_norm, x)))
+        y = self.fc2(dropout_add(None, y, self.activation_dropout, self.training))
+        return self._after(self.final_layer_norm, x, y)
+
+
+class EncoderLayer(Layer):
+    def forward(self, x: Tensor, layout: AttentionLayout) -> Tensor:
+        """x: [S, D] packed source states; returns the same shape."""
+        return self._feed_forward(self._self_attention(x, layout.encoder_self))
+
+
+class DecoderLayer(Layer):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.encoder_attn = Attention(config)
+        self.encoder_attn_layer_norm = layer_norm(config)
+
+    def forward(self, x: Tensor, memory: Tensor, layout: AttentionLayout) -> Tensor:
+        """x: [U, D] packed target states; memory: [S, D] encoder output; returns x's shape."""
+        x = self._self_attention(x, layout.decoder_self)
+        y = self.encoder_attn(self._before(self.encoder_attn_layer_norm, x), memory, layout.cross)
+        x = self._after(self.encoder_attn_layer_norm, x, y)
+        return self._feed_forward(x)
+
+
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """Layer norm over D, with weight and bias unless ``norm_affine`` is false."""
+    return nn.LayerNorm(config.d_model, elementwise_affine=config.norm_affine)
