@@ -23,3 +23,11 @@ def real_text() -> Path:
     if not (path / "lafand").is_dir():
         pytest.skip("no real text at ../shared/data")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """Directory with text/, store/ and toy.toml of a small prepared corpus (``tests.support.toy``)."""
+    from tests.support.toy import make_toy
+
+    return make_toy(tmp_path_factory.mktemp("toy"))

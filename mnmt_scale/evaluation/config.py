@@ -36,6 +36,6 @@ class EvaluationConfig(Section):
     bootstrap_samples: Positive = 1000
     """Resamples of the paired bootstrap of ``--against``."""
     bootstrap_seed: Annotated[int, Field(ge=0)] = 12345
-    weights: Literal["best", "last", "average", "ema"] = "best"
+    weights: Literal["best", "last", "average", "average_best", "ema"] = "best"
     """Which weights of a run: best or last checkpoint, mean of the last ``average`` ones, moving average."""
     average: Positive = 5

@@ -11,8 +11,7 @@ from mnmt_scale.errors import MnmtError
 from mnmt_scale.runs import open_run
 from mnmt_scale.train.loop import REQUEUE_EXIT_CODE
 from mnmt_scale.train.train import train
-
-from .conftest import load, mnmt
+from tests.support.toy import load, mnmt
 
 
 def metrics(run, kind=None):
