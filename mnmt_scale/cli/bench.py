@@ -11,7 +11,9 @@ import typer
 
 from .common import Json, emit
 
-app = typer.Typer(rich_markup_mode=None, help="Measure this machine and this system against named rivals, in one run.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Measure this machine and this system against named rivals, in one run."
+)
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where NAME.json, NAME.csv and NAME.md go.")]
 OUT = Path("bench-results")

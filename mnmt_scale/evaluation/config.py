@@ -37,5 +37,5 @@ class EvaluationConfig(Section):
     """Resamples of the paired bootstrap of ``--against``."""
     bootstrap_seed: Annotated[int, Field(ge=0)] = 12345
     weights: Literal["best", "last", "average", "average_best", "ema"] = "best"
-    """Which weights of a run: best or last checkpoint, mean of the last ``average`` ones, moving average."""
+    """Which weights of a run: best or last checkpoint, mean of the last or best ``average`` ones, moving average."""
     average: Positive = 5
