@@ -53,7 +53,7 @@ def open_run(
     """Open a run directory for inference.
 
     Args:
-        weights: ``best``, ``last``, ``average``, ``average_best``, ``ema`` or ``step-N``; None: what ``evaluation.weights`` says.
+        weights: ``best``, ``last``, ``average``, ``average_best``, ``ema`` or ``step-N``; None: ``evaluation.weights``.
         dtype: of the weights; None: fp32.
 
     Raises:
