@@ -32,7 +32,8 @@ _CONSTRUCTED: dict[str, Any] = {
     "data": {
         "max_tokens": 64,
         "tokenizer": {"vocabulary_size": 3000, "temperature": 2.0, "character_coverage": 1.0},
-    }
+    },
+    "evaluation": {"low_below": 1500, "high_from": 6000},
 }
 _REAL: dict[str, Any] = {
     "data": {"tokenizer": {"vocabulary_size": 4000}},

@@ -165,6 +165,9 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
+_COUNTED = {"tokens": "tokens of a sentence's longer side"}
+
+
 def sampling(runs: Sequence[RunData], draw: Drawing) -> str:
     """For each run what it sampled and what it really trained on."""
     parts = []
@@ -175,7 +178,8 @@ def sampling(runs: Sequence[RunData], draw: Drawing) -> str:
         drawing = draw(
             lambda run=run, i=i: plots.sampling(run, plots.color_of(i)),
             f"Sampling distribution of {run.name}",
-            f"Largest corpus first. p is counted in {unit}; what was drawn is counted in target tokens of the logged steps.",
+            f"Largest corpus first. p is counted in {_COUNTED.get(unit, unit)}; what was drawn is counted in target tokens of "
+            "the logged steps, so the two differ where one side of a language is longer.",
         )
         parts.append(drawing or paragraph("The run has no plan: sizes and shares are unknown."))
         parts.append(paragraph("; ".join(_plan_facts(run)), "soft"))
