@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ ADAM: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-9, "fused": 
 LABEL_SMOOTHING = 0.1
 
 
-class Candidate:
+class Candidate(ABC):
     """One model in training.
 
     Attributes:
@@ -31,9 +32,9 @@ class Candidate:
         self.name, self.batches, self.tokens = name, batches, tokens
         self.seconds: list[float] = []
 
+    @abstractmethod
     def update(self, batch: Any) -> None:
         """One optimizer update."""
-        raise NotImplementedError
 
     def take_pass(self) -> float:
         """Seconds of one pass over the batches; recorded."""
@@ -43,7 +44,7 @@ class Candidate:
         self.seconds.append(time.perf_counter() - start)
         return self.seconds[-1]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Frees what it holds."""
 
 

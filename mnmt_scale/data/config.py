@@ -123,6 +123,8 @@ class SamplingConfig(Section):
 
 
 class BatchConfig(Section):
+    """How much text a step holds, and how it is cut up."""
+
     batch_tokens: Positive = 16384
     """Budget of one optimizer step over all ranks and micro-batches. Of a sentence, the tokens of the longer side count,
     tag and end included; a step is this large on average, and larger by less than one sentence per task at most."""

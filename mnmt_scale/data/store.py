@@ -136,10 +136,12 @@ def is_store(directory: Path) -> bool:
 
 
 def shard_name(split: str, pair: str, language: str) -> str:
+    """File of one side's tokens, relative to the store."""
     return f"tokens/{split}/{pair}.{language}"
 
 
 def text_name(split: str, pair: str, language: str) -> str:
+    """File of one side's raw dev or test lines, relative to the store."""
     return f"text/{split}/{pair}.{language}"
 
 

@@ -29,6 +29,8 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
+    """Learning rate by optimizer step."""
+
     name: Literal["inverse_sqrt", "linear", "cosine", "constant"] = "inverse_sqrt"
     """After the warm-up: falls with 1/sqrt(step), linearly or as a cosine to ``final_ratio`` at ``train.max_steps``, or
     not at all."""
@@ -38,6 +40,8 @@ class ScheduleConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept."""
+
     every_steps: Positive = 1000
     keep_last: Positive = 5
     keep_best: Positive = 1
@@ -47,6 +51,8 @@ class CheckpointConfig(Section):
 
 
 class EngineConfig(Section):
+    """Sharding, precision, optimizer, and what to do when numbers or disks fail."""
+
     zero_stage: Literal[1, 2, 3] = 1
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device computes it natively (an accelerator), else fp32."""

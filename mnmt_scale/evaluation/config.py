@@ -12,6 +12,8 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class EvaluationConfig(Section):
+    """Beam search, scoring, and which weights are looked at."""
+
     beam: Positive = 5
     """1 is greedy search."""
     length_penalty: Annotated[float, Field(ge=0.0)] = 1.0

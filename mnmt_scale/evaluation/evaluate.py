@@ -88,6 +88,9 @@ class Evaluation:
         self, opened: OpenedRun, store: TokenStore, options: Options, comet: Comet | None, log: Callable[[str], None]
     ) -> None:
         self.opened, self.store, self.options, self.comet, self.log = opened, store, options, comet, log
+        if options.against is not None and not (options.against / "eval" / f"{options.split}.json").is_file():
+            remedy = f"mnmt evaluate {options.against} --split {options.split}"
+            raise MnmtError("E603", "the other run was not evaluated", where=str(options.against), remedy=remedy)
         self.config: EvaluationConfig = opened.evaluation
         if options.beam is not None:
             self.config = replace_setting(self.config, beam=options.beam)
@@ -175,13 +178,10 @@ class Evaluation:
         """Paired bootstrap against the other run's translations; None where it has none of this direction.
 
         Raises:
-            MnmtError: E603 when that run was evaluated on other lines, or not at all.
+            MnmtError: E603 when that run was evaluated on other lines.
         """
         assert self.options.against is not None
         stem = self.options.against / "eval" / f"{self.options.split}.{task.name}"
-        if not (self.options.against / "eval" / f"{self.options.split}.json").is_file():
-            remedy = f"mnmt evaluate {self.options.against} --split {self.options.split}"
-            raise MnmtError("E603", "the other run was not evaluated", where=str(self.options.against), remedy=remedy)
         if not Path(f"{stem}.hyp").is_file():
             return None
         baseline, *lines = (_read_lines(Path(f"{stem}.{kind}")) for kind in ("hyp", "ref", "src"))

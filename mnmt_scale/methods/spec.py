@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # settings are read without torch
 
 
 class MethodConfig(Section):
+    """Which method decides how the tasks count."""
+
     name: Literal["joint"] = "joint"
     """``joint``: one model for all directions, the loss is the plain mean over target tokens."""
 

@@ -44,12 +44,16 @@ class Layer(nn.Module):
 
 
 class EncoderLayer(Layer):
+    """Self-attention and feed-forward network."""
+
     def forward(self, x: Tensor, layout: AttentionLayout) -> Tensor:
         """x: [S, D] packed source states; returns the same shape."""
         return self._feed_forward(self._self_attention(x, layout.encoder_self))
 
 
 class DecoderLayer(Layer):
+    """Self-attention, attention to the encoder, feed-forward network."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder_attn = Attention(config)

@@ -85,6 +85,8 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Stack of encoder layers; pre-norm ends in a norm of its own."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.recompute = config.activation_checkpointing
@@ -99,6 +101,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Stack of decoder layers; pre-norm ends in a norm of its own."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.recompute = config.activation_checkpointing

@@ -18,6 +18,8 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class TrainConfig(Section):
+    """Length, logging and validation of a training."""
+
     max_steps: Positive = 100_000
     max_minutes: Annotated[float, Field(gt=0.0)] | None = None
     """Stop after this many minutes of wall-clock time (this process; a checkpoint is written)."""

@@ -10,6 +10,7 @@ from . import SyntheticConfig, generate
 
 
 def main(arguments: list[str]) -> int:
+    """Settings file and output directory from the command line; writes the corpus and says what it is."""
     if len(arguments) < 2 or arguments[0].startswith("-"):
         print(__doc__)
         return 2

@@ -50,6 +50,8 @@ hear know; road street; sword knife; wise old; bad ugly; throw put; king prince;
 
 @dataclass(frozen=True, slots=True)
 class Noun:
+    """A thing or person, with its English forms."""
+
     singular: str
     plural: str
     kind: str
@@ -58,6 +60,8 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
+    """An action, with its English forms and the arguments it takes."""
+
     base: str
     third: str
     past: str
@@ -70,6 +74,8 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Adverb:
+    """A way or time of an action."""
+
     word: str
     tenses: tuple[int, ...]
     medial: bool
@@ -77,6 +83,8 @@ class Adverb:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
+    """A place relative to something."""
+
     word: str
     kinds: str
 

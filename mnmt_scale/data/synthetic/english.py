@@ -23,10 +23,12 @@ LABEL = "\x1f"
 
 
 def traced(form: str, label: str) -> str:
+    """Words that remember which concept they came from."""
     return form + LABEL + label
 
 
 def untraced(form: str, label: str) -> str:
+    """Plain words."""
     return form
 
 
