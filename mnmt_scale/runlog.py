@@ -42,12 +42,20 @@ class RunLock:
             raise MnmtError("E401", f"cannot write the run directory: {error.strerror}", where=str(run)) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise MnmtError(
                 "E402", f"run directory in use by {holder}", where=str(run), remedy="wait, or give another --run-dir"
+            ) from None
+        except OSError as error:
+            self._file.close()
+            raise MnmtError(
+                "E401",
+                f"this file system cannot lock files: {error.strerror}",
+                where=str(run),
+                remedy="put runs on one that can (Lustre: mount -o flock)",
             ) from None
         self._file.seek(0)
         self._file.truncate()
@@ -119,10 +127,20 @@ class RunLog:
     Args:
         run: the run directory.
         active: False on ranks other than 0: every call does nothing.
+        total_steps: of the progress display; 0 leaves it out.
         resumed_at: drop what was logged after this step by a process that then died.
+        max_seconds: when the training will be stopped at the latest, for the time left.
     """
 
-    def __init__(self, run: Path, *, active: bool = True, total_steps: int = 0, resumed_at: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        active: bool = True,
+        total_steps: int = 0,
+        resumed_at: int | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
         self.active = active
         self._progress = None
         if not active:
@@ -135,9 +153,9 @@ class RunLog:
         self._text = open(run / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed_at)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=0 if resumed_at is None else resumed_at + 1)
         if sys.stderr.isatty() and total_steps:
-            self._progress = _Display(total_steps, resumed_at or 0)
+            self._progress = _Display(total_steps, resumed_at or 0, max_seconds)
 
     def record(self, kind: str, **values: Any) -> None:
         """One line of metrics.jsonl; numbers go to TensorBoard as well (per-task tables as ``kind/name/task``)."""
@@ -196,11 +214,11 @@ def _drop_after(metrics: Path, step: int | None) -> None:
 
 
 class _Display:
-    """Progress on a terminal: bar, tokens per second, loss, time left."""
+    """Progress on a terminal: bar, tokens per second, loss, time left (to the last step or the time limit)."""
 
-    def __init__(self, total_steps: int, done: int) -> None:
+    def __init__(self, total_steps: int, done: int, max_seconds: float | None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._bar = Progress(
             TextColumn("step"),
@@ -208,18 +226,26 @@ class _Display:
             BarColumn(),
             TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("left {task.fields[left]}"),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("train", total=total_steps, completed=done, loss=float("nan"), rate=0.0)
+        self._task = self._bar.add_task("train", total=total_steps, completed=done, loss=float("nan"), rate=0.0, left="-:--:--")
+        self._total, self._first, self._began, self._limit = total_steps, done, time.monotonic(), max_seconds
         self._bar.start()
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+        passed = time.monotonic() - self._began
+        left = time_left(passed, step - self._first, self._total - step, self._limit)
+        self._bar.update(self._task, completed=step, loss=loss, rate=rate, left=datetime.timedelta(seconds=round(left)))
 
     def print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
 
     def stop(self) -> None:
         self._bar.stop()
+
+
+def time_left(passed_seconds: float, done_steps: int, left_steps: int, max_seconds: float | None) -> float:
+    """Seconds to the last step at the speed so far, or to the time limit where that comes first."""
+    by_steps = passed_seconds / max(done_steps, 1) * left_steps
+    return by_steps if max_seconds is None else min(by_steps, max(0.0, max_seconds - passed_seconds))

@@ -61,6 +61,7 @@ def demo(
     from ..data.build import prepare
     from ..evaluation.evaluate import Options, evaluate_run
     from ..train.config import RunConfig
+    from ..train.loop import REQUEUE_EXIT_CODE
     from ..train.train import train
 
     began = time.monotonic()
@@ -72,9 +73,13 @@ def demo(
     prepare(config.data, log=_tell)
     left = minutes - (time.monotonic() - began) / 60
     # decoding and the report take about a tenth, more than which a short demo cannot spare
-    config = settings.load(RunConfig, config_file, [f"train.max_minutes={max(0.1, 0.88 * left - 0.1):.2f}"])
+    with config_file.open("a", encoding="utf-8") as file:  # [train] is the last table of the file
+        file.write(f"max_minutes = {max(0.1, 0.88 * left - 0.1):.2f}\n")
+    config = settings.load(RunConfig, config_file)
     _tell(f"3/5 train: {config.train.max_minutes:.1f} minutes")
     result = train(config, out / "run", "never")
+    if result.stopped == "signal":
+        raise typer.Exit(REQUEUE_EXIT_CODE)
     _tell("4/5 evaluate: beam search on the test sets")
     scores = evaluate_run(out / "run", Options(limit=100 if minutes <= 10 else 500), log=_tell)
     _tell("5/5 report")
@@ -100,6 +105,7 @@ def _write_settings(data: Path | None, out: Path, pivot: str, seed: int) -> Path
         table,
         {"name": "demo", "data": {"corpora": [corpus], "store": str(out / "store"), "pivot": pivot}, "train": {"seed": seed}},
     )
+    table["train"] = table.pop("train")
     path = out / "demo.toml"
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
     return path
@@ -135,6 +141,7 @@ def _table(summary: dict[str, Any], config_file: Path) -> str:
         [
             table(summary["scores"]),
             "",
+            f"scored: the first {summary['scores']['limit']} test sentences of each direction",
             f"{summary['steps']} steps, {summary['tokens_per_second']:,.0f} target tokens/s, {summary['seconds']:.0f} s in all",
             f"report: {summary['report']}",
             f"again, piece by piece: mnmt prepare {config_file}; mnmt train {config_file}; mnmt evaluate runs/demo",

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,7 +168,11 @@ def read_pointer(root: Path, name: str) -> tuple[str | None, str | None]:
 
 def ranked_by_metric(directories: list[Path]) -> list[Path]:
     """Those of ``directories`` with a metric, lowest first, of equal ones the latest first."""
-    measured = [(info.metric, -info.step, info.path) for info in map(read_manifest, directories) if info.metric is not None]
+    measured = [
+        (info.metric, -info.step, info.path)
+        for info in map(read_manifest, directories)
+        if info.metric is not None and math.isfinite(info.metric)
+    ]
     return [path for _, _, path in sorted(measured)]
 
 

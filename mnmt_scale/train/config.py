@@ -34,8 +34,10 @@ class TrainConfig(Section):
     init_from: str | None = None
     """Begin with the weights of this run (or of an imported model) instead of random ones; its vocabulary must be the
     same."""
+    init_weights: Literal["best", "last", "average", "average_best", "ema"] = "best"
+    """Which weights of ``init_from``."""
     deterministic: bool = True
-    """Refuse non-deterministic operations (on GPU some are slower); on CPU it costs nothing."""
+    """Use deterministic operations wherever torch has them (on GPU some are slower), and warn where it has none."""
 
 
 class RunConfig(Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ..flow import StepReport, TaskBatch, TaskLosses
 from ..model.attention import uses_buckets
 from ..model.transformer import Transformer
 from ..runs import build_model, load_tokenizer
+from ..settings import user_path
 from ..tasks import Task, TaskSet
 from .config import RunConfig
 
@@ -151,7 +151,7 @@ def _fresh_model(config: RunConfig, store: TokenStore) -> Transformer:
     smoothing = config.train.label_smoothing
     if config.train.init_from is None:
         return Transformer(config.model, tokenizer.vocabulary_size, pad_id=tokenizer.pad, label_smoothing=smoothing)
-    source = Path(config.train.init_from)
+    source = user_path(config.train.init_from)
     theirs = load_tokenizer(source)
     if theirs.fingerprint != tokenizer.fingerprint:
         raise MnmtError(
@@ -160,7 +160,7 @@ def _fresh_model(config: RunConfig, store: TokenStore) -> Transformer:
             where=str(source),
             remedy="prepare the store with data.tokenizer.path set to that run's tokenizer.model",
         )
-    state = load_weights(source, config.evaluation.weights, config.evaluation.average)
+    state = load_weights(source, config.train.init_weights, config.evaluation.average)
     model = build_model(config.model, tokenizer.vocabulary_size, tokenizer.pad, state, where=str(source))
     model.label_smoothing = smoothing
     return model

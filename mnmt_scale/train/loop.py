@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
@@ -49,6 +50,29 @@ def fit(
     config = learner.config
     meter, interrupted, profiler = _Meter(), _Interruption(), ProfileWindow(window, run, learner.world.rank)
     deadline = time.monotonic() + 60 * config.train.max_minutes if config.train.max_minutes else math.inf
+    if config.train.patience and progress.worse >= config.train.patience:
+        progress.stopped = "patience"  # the run that is resumed here had come to its end
+    try:
+        _steps(learner, method, run, log, progress, meter, interrupted, profiler, deadline)
+    finally:
+        profiler.finish()
+        interrupted.restore()
+    progress.stopped = progress.stopped or "steps"
+    return progress
+
+
+def _steps(
+    learner: Learner,
+    method: Method,
+    run: Path,
+    log: RunLog,
+    progress: Progress,
+    meter: _Meter,
+    interrupted: _Interruption,
+    profiler: ProfileWindow,
+    deadline: float,
+) -> None:
+    config = learner.config
     while learner.step < config.train.max_steps and not progress.stopped:
         fault("train.before_step", step=learner.step, rank=learner.world.rank)
         profiler.before(learner.step + 1)
@@ -69,30 +93,35 @@ def fit(
             log.say(f"step {report.step}: loss or gradient not finite, update skipped")
         if observing:
             method.observe(report)
-        progress.tokens += sum(report.tokens)
+        progress.tokens += 0 if report.skipped else sum(report.tokens)
         meter.add(report)
         progress.stopped = _reason(flags)
         last = bool(progress.stopped) or learner.step == config.train.max_steps
         if last or learner.step % config.train.log_steps == 0:
             _log_step(log, learner, meter, progress)
-        saved = False
+        began, saved = time.perf_counter(), False
         # a signal leaves seconds, not minutes: then the state is saved and nothing else is done
         if progress.stopped != "signal" and (last or learner.step % config.train.validate_steps == 0):
             saved = _validate(learner, method, run, log, progress, last=last)
         if not saved and (last or progress.stopped or learner.step % config.engine.checkpoint.every_steps == 0):
-            save(learner, method, run, log, progress, metric=None)
-    progress.stopped = progress.stopped or "steps"
-    return progress
+            save(learner, method, run, log, progress, metric=None, final=last)
+        meter.leave_out(time.perf_counter() - began)
 
 
-def save(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, metric: float | None) -> None:
-    """Write a checkpoint of the present step with everything that a resumed run needs."""
+def save(
+    learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, *, metric: float | None, final: bool
+) -> bool:
+    """Write a checkpoint of the present step with everything that a resumed run needs; False when that failed and training
+    goes on without. After a ``final`` one nothing goes on: its failure is an error whatever ``on_save_error`` says."""
     start = time.perf_counter()
     state = {
         "learner": learner.state(),
         "method": method.state_dict(),
         "progress": {"best": _json_float(progress.best), "worse": progress.worse, "tokens": progress.tokens},
     }
+    policy = learner.config.engine.checkpoint
+    if final:
+        policy = policy.model_copy(update={"on_save_error": "stop"})
     fingerprints = {"tokenizer": learner.store.tokenizer.fingerprint, "tasks": learner.tasks.names}
     written = checkpoint.save(
         run,
@@ -100,11 +129,12 @@ def save(learner: Learner, method: Method, run: Path, log: RunLog, progress: Pro
         learner.engine,
         state,
         metric=metric,
-        config=learner.config.engine.checkpoint,
+        config=policy,
         fingerprints=fingerprints,
     )
     if written is not None:
         log.record("checkpoint", step=learner.step, seconds=round(time.perf_counter() - start, 3))
+    return written is not None
 
 
 def restore(state: dict[str, Any], learner: Learner, method: Method) -> Progress:
@@ -119,35 +149,45 @@ def restore(state: dict[str, Any], learner: Learner, method: Method) -> Progress
 def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, *, last: bool) -> bool:
     """Dev loss per task (token mean); saves when it is the best so far, or training ends here. True if it saved."""
     config = learner.config
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, float | None]] = {}
+    total = 0.0
     start = time.perf_counter()
     learner.engine.evaluate_begin()
     for task in learner.tasks:
         if learner.store.has(task.pair, "dev"):
             nll, tokens = learner.validation_nll(task, config.train.validate_sentences)
+            total += nll
             if tokens:
-                rows[task.name] = {"nll": nll / tokens, "tokens": tokens}
+                rows[task.name] = {"nll": _json_float(nll / tokens), "tokens": tokens}
     learner.engine.evaluate_end()
     if not rows:
         return False
     tokens = sum(row["tokens"] for row in rows.values())
-    loss = sum(row["nll"] * row["tokens"] for row in rows.values()) / tokens
+    loss = total / tokens
     best = loss < progress.best
+    before = progress.best, progress.worse
     progress.best, progress.worse = (loss, 0) if best else (progress.best, progress.worse + 1)
-    log.record("valid", step=learner.step, loss=loss, best=best, tasks=rows, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    log.record("valid", step=learner.step, loss=_json_float(loss), best=best, tasks=rows, seconds=seconds)
     mark = "best so far" if best else f"best {progress.best:.4f}"
     log.say(f"step {learner.step}: dev nll {loss:.4f} ({mark}) over {len(rows)} of {len(learner.tasks)} directions")
     if config.train.patience and progress.worse >= config.train.patience:
         progress.stopped = progress.stopped or "patience"
     due = learner.step % config.engine.checkpoint.every_steps == 0
     if best or last or due or progress.stopped:
-        save(learner, method, run, log, progress, metric=loss)
-        return True
+        final = last or bool(progress.stopped)
+        if save(learner, method, run, log, progress, metric=_json_float(loss), final=final):
+            return True
+        if best:  # weights that were not kept are not the best ones to compare with
+            progress.best, progress.worse = before
     return False
 
 
 def _log_step(log: RunLog, learner: Learner, meter: _Meter, progress: Progress) -> None:
     values = meter.take(learner.tasks.names)
+    if not values["tasks"]:
+        log.say(f"step {learner.step}: every update since the last line was skipped")
+        return
     log.record("train", step=learner.step, tokens=progress.tokens, **values)
     log.advance(learner.step, values["loss"], values["tokens_per_second"])
     total = learner.config.train.max_steps
@@ -158,7 +198,8 @@ def _log_step(log: RunLog, learner: Learner, meter: _Meter, progress: Progress) 
 
 
 class _Meter:
-    """Means over a logging interval; tokens per second are predicted target tokens, waiting for data included."""
+    """Means over a logging interval; tokens per second are predicted target tokens, waiting for data included, validation
+    and checkpoints not."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -171,6 +212,10 @@ class _Meter:
             row = self._rows.setdefault(task, [0.0, 0.0, 0.0])
             if tokens and not report.skipped:
                 row[0], row[1], row[2] = row[0] + loss * tokens, row[1] + nll * tokens, row[2] + tokens
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent on training."""
+        self._since += seconds
 
     def take(self, names: list[str]) -> dict[str, Any]:
         """The interval's means, and a fresh interval."""
@@ -196,21 +241,31 @@ class _Meter:
 
 
 class _Interruption:
-    """SIGTERM and SIGUSR1 ask for a checkpoint and an end after the present step; a second one ends at once."""
+    """SIGTERM and SIGUSR1 ask for a checkpoint and an end after the present step; a second one, seconds later, ends at once
+    (a launcher forwards what its process group has had already)."""
+
+    AGAIN_SECONDS = 5.0
 
     def __init__(self) -> None:
-        self.now = False
+        self.now, self._first = False, 0.0
+        self._before: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGUSR1):
             try:
-                signal.signal(number, self._receive)
+                self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread: the caller handles signals
                 return
 
+    def restore(self) -> None:
+        """The handlers that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def _receive(self, number: int, frame: Any) -> None:
-        if self.now:
+        if self.now and time.monotonic() - self._first > self.AGAIN_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.now = True
+        if not self.now:
+            self.now, self._first = True, time.monotonic()
 
 
 def _reason(flags: int) -> str:
@@ -226,7 +281,6 @@ def _json_float(value: float) -> float | None:
 def _write_bad_batch(run: Path, learner: Learner, batches: list[TaskBatch]) -> None:
     """Which sentences were in the step, for this rank: RUN/bad_batches/step-N.rank-R.json."""
     directory = run / "bad_batches"
-    directory.mkdir(exist_ok=True)
     names = learner.tasks.names
     record = [
         {
@@ -240,4 +294,6 @@ def _write_bad_batch(run: Path, learner: Learner, batches: list[TaskBatch]) -> N
         for batch in batches
     ]
     path = directory / f"step-{batches[0].step + 1:06d}.rank-{learner.world.rank}.json"
-    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # the error that this explains matters more than a full disk
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ class ProfileWindow:
 
     def before(self, step: int) -> None:
         """``step`` is about to be done, counted from 1."""
-        if self.window is None or step != self.window[0]:
+        if self.window is None or self._profile is not None or not self.window[0] <= step <= self.window[1]:
             return
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
         self._profile = profile(activities=activities)
@@ -43,7 +43,12 @@ class ProfileWindow:
 
     def after(self, step: int) -> None:
         """``step`` is done."""
-        if self._profile is None or self.window is None or step != self.window[1]:
+        if self.window is not None and step == self.window[1]:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what was profiled; also when training ends within the window."""
+        if self._profile is None or self.window is None:
             return
         self._profile.__exit__(None, None, None)
         self.directory.mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import dist, settings
 from ..data.store import TokenStore
 from ..engine import checkpoint
+from ..engine.commit import on_first_rank
 from ..errors import MnmtError
 from ..methods.catalog import make_method
 from ..runlog import RunLock, RunLog, environment, write_atomically
@@ -44,24 +45,25 @@ def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | 
     world = dist.join()
     lock = None
     try:
-        lock = _together(lambda: RunLock(run)) if world.rank == 0 else _together(None)
+        lock = _lock_together(run, world.rank)
         store = TokenStore.open(settings.user_path(config.data.store))
         tasks = resolve_tasks(config, store)
         config = _resolved(config, tasks)
         found = checkpoint.find(run, resume)
         _check_same(found, store, tasks)
-        if world.rank == 0:
-            _begin_directory(config, run, store, world.size, fresh=found is None)
         learner = Learner.build(config, store, tasks, world)
         method = make_method(config.method)
         progress = Progress()
         if found is not None:
             progress = restore(checkpoint.load(found, learner.engine), learner, method)
+        # only now: a run that refuses these settings keeps its own
+        on_first_rank(lambda: _begin_directory(config, run, store, world.size, fresh=found is None), run)
         log = RunLog(
             run,
             active=world.rank == 0,
             total_steps=config.train.max_steps,
             resumed_at=learner.step if found is not None else None,
+            max_seconds=60 * config.train.max_minutes if config.train.max_minutes else None,
         )
         try:
             _announce(log, learner, found)
@@ -87,19 +89,11 @@ def _resolved(config: RunConfig, tasks: TaskSet) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"tasks": tasks.names})})
 
 
-def _together(act):
-    """Run ``act`` on the one rank that has it; if it fails there, every rank raises the same error."""
-    outcome = None
-    held = None
-    if act is not None:
-        try:
-            held = act()
-        except MnmtError as error:
-            outcome = error
-    outcome = dist.broadcast_object(outcome)
-    if outcome is not None:
-        raise outcome
-    return held
+def _lock_together(run: Path, rank: int) -> RunLock | None:
+    """Rank 0 takes the lock; if it cannot, every rank raises the same error."""
+    held: list[RunLock] = []
+    on_first_rank(lambda: held.append(RunLock(run)), run)
+    return held[0] if rank == 0 else None
 
 
 def _check_same(found: checkpoint.CheckpointInfo | None, store: TokenStore, tasks: TaskSet) -> None:
@@ -125,13 +119,14 @@ def _check_same(found: checkpoint.CheckpointInfo | None, store: TokenStore, task
 
 
 def _begin_directory(config: RunConfig, run: Path, store: TokenStore, size: int, *, fresh: bool) -> None:
-    """Settings, environment and tokenizer into the run directory; ``fresh`` runs drop an earlier tokenizer."""
+    """Settings, environment and tokenizer into the run directory; ``fresh`` runs drop what an earlier one left."""
     write_atomically(run / "config.toml", settings.dump(config))
     write_atomically(run / "environment.json", json.dumps(environment(size), indent=1) + "\n")
     if fresh:
         for name in ("tokenizer.model", "vocabulary.json"):
             (run / name).unlink(missing_ok=True)
-        shutil.rmtree(run / "bad_batches", ignore_errors=True)
+        for name in ("bad_batches", "eval", "tensorboard", "profile"):
+            shutil.rmtree(run / name, ignore_errors=True)
     store.tokenizer.save(run)
 
 

@@ -62,12 +62,16 @@ def test_evaluate_then_report(trained, tmp_path):
     assert "af-en" in page.read_text()
 
 
-def test_export_and_import_come_back_equal(trained, tmp_path):
+def test_export_and_import_come_back_equal_and_are_a_start(toy, trained, tmp_path):
     told("export", trained, "--to", "hf", "--out", tmp_path / "hf")
     told("import", tmp_path / "hf", "--out", tmp_path / "again", "--direction", "af-en")
     ours, theirs = load_weights(trained, "best"), load_weights(tmp_path / "again", "last")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    start = ["--set", f"train.init_from={tmp_path / 'again'}", "--set", "train.max_steps=1"]
+    told("train", toy / "toy.toml", "--run-dir", tmp_path / "on", "--set", "engine.optimizer.learning_rate=1e-12", *start)
+    went_on = load_weights(tmp_path / "on", "last")
+    assert all(torch.allclose(went_on[name], theirs[name], atol=1e-6) for name in theirs)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mnmt_scale.errors import MnmtError
-from mnmt_scale.runlog import RunLock, RunLog, environment, write_atomically
+from mnmt_scale.runlog import RunLock, RunLog, environment, time_left, write_atomically
 
 
 def lines(run):
@@ -86,3 +86,23 @@ def test_environment_names_versions_and_machine():
     assert found["packages"]["torch"].startswith("2.")
     assert found["world_size"] == 2
     assert found["cores"] >= 1
+
+
+def test_display_on_a_terminal_shows_step_loss_rate_and_time_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    log = RunLog(tmp_path, total_steps=40)
+    log.advance(10, 2.5, 1234.0)
+    log.say("half [way]")
+    log.close()
+    shown = capsys.readouterr().err
+    assert "10/40" in shown
+    assert "loss 2.500" in shown
+    assert "1,234 tokens/s" in shown
+    assert "half [way]" in shown
+
+
+def test_time_left_is_to_the_last_step_or_the_limit():
+    assert time_left(10.0, 5, 15, None) == 30.0
+    assert time_left(10.0, 5, 15, 25.0) == 15.0
+    assert time_left(30.0, 5, 15, 25.0) == 0.0

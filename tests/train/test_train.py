@@ -88,6 +88,31 @@ def test_resume_with_other_directions_is_refused(toy, tmp_path):
         train(load(toy, 'data.tasks=["af-en"]'), run)
 
 
+def test_refused_resume_leaves_the_run_as_it_was(toy, tmp_path):
+    run = tmp_path / "run"
+    train(load(toy, "train.max_steps=4"), run)
+    before = (run / "config.toml").read_text()
+    with pytest.raises(MnmtError, match="E405"):
+        train(load(toy, "model.d_ffn=64"), run)
+    assert (run / "config.toml").read_text() == before
+    open_run(run)
+
+
+def test_last_checkpoint_that_fails_is_an_error_whatever_the_policy(toy, tmp_path):
+    fault = {"MNMT_TESTING": "1", "MNMT_FAULT": "save.write_shard:ENOSPC"}
+    policy = ["--set", "engine.checkpoint.on_save_error=continue", "--set", "train.validate_steps=100"]
+    failed = mnmt("train", toy / "toy.toml", "--run-dir", tmp_path / "run", *policy, **fault)
+    assert failed.returncode == 2
+    assert failed.stderr.strip().splitlines()[-1].startswith("MNMT-E406")
+
+
+def test_finished_run_stays_finished(toy, tmp_path):
+    still = ["engine.optimizer.learning_rate=1e-12", "train.validate_steps=1", "train.patience=2", "train.max_steps=50"]
+    first = train(load(toy, *still), tmp_path / "run")
+    again = train(load(toy, *still), tmp_path / "run")
+    assert (again.steps, again.stopped) == (first.steps, "patience")
+
+
 def test_patience_stops_and_saves(toy, tmp_path):
     config = load(
         toy, "engine.optimizer.learning_rate=1e-12", "train.validate_steps=1", "train.patience=2", "train.max_steps=50"
