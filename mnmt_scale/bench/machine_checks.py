@@ -23,7 +23,7 @@ from typing import Any, Literal
 from ..errors import MnmtError
 
 TRIAL_SECONDS = 300
-"""Limit of the trial steps: the first use of DeepSpeed on a machine compiles its shared-memory collectives (40 s)."""
+"""Limit of the trial steps, which take about ten seconds; a machine that needs this long is overloaded or hangs."""
 
 _OPTIONAL = {
     # package: (import name, what it is for, extra of this project or None)
