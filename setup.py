@@ -1,5 +1,46 @@
-"""Build entry: metadata stands in pyproject.toml."""
+"""Build entry: metadata stands in pyproject.toml; here CMake is driven to build ``mnmt_scale._C``.
 
-from setuptools import setup
+Environment: ``MNMT_BUILD_KERNELS=0`` leaves the compiled kernels out (the package then runs on its torch references),
+``MNMT_BUILD_CUDA=0`` only the CUDA ones.
+"""
 
-setup()
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds in ``build/native``, so that a second build compiles only what changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = ROOT / "build" / "native"
+        options = [
+            f"-DMNMT_OUTPUT_DIR={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            "-DMNMT_TESTS=OFF",
+            f"-DMNMT_CUDA={'OFF' if os.environ.get('MNMT_BUILD_CUDA') == '0' else 'ON'}",
+        ]
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *generator, *options], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True)
+
+
+def extensions() -> list[Extension]:
+    if os.environ.get("MNMT_BUILD_KERNELS") == "0":
+        return []
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        print("mnmt_scale: no C++ compiler, so no compiled kernels; the torch references will run", file=sys.stderr)
+        return []
+    return [Extension("mnmt_scale._C", sources=[])]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": CMakeBuild})

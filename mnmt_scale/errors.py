@@ -59,6 +59,7 @@ CODES = {
     "E801": "optional package missing",
     "E802": "this machine cannot train",
     "E803": "launcher gave an unusable environment",
+    "E804": "the kernels that were forced cannot run here",
 }
 
 

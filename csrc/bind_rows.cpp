@@ -1,0 +1,7 @@
+#include "bind.h"
+
+namespace mnmt {
+
+void bind_rows(pybind11::module_&) {}
+
+}  // namespace mnmt

@@ -1,0 +1,7 @@
+#include "bind.h"
+
+namespace mnmt {
+
+void bind_similarity(pybind11::module_&) {}
+
+}  // namespace mnmt

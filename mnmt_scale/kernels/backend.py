@@ -1,0 +1,102 @@
+"""Which implementation of an op runs: one fast version per kind of device, else the reference, said once in the log.
+
+``MNMT_KERNELS=reference|native|triton`` (or ``forced``) takes the choice away: then what cannot run is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ..errors import MnmtError
+from . import native
+
+log = logging.getLogger(__name__)
+
+FAST = {
+    "task_gram": {"cpu": "native", "cuda": "native"},
+    "fisher_accumulate": {"cpu": "native", "cuda": "native"},
+    "fisher_similarity": {"cpu": "native", "cuda": "native"},
+    "vocabulary_rows": {"cpu": "native", "cuda": "triton"},
+}
+"""op -> kind of device -> its fast version. ``vocabulary_rows`` are the row kernels of ``linear_cross_entropy`` and
+``linear_distillation``, whose matrix products are torch's everywhere."""
+
+KINDS = ("reference", "native", "triton")
+_forced: ContextVar[str | None] = ContextVar("mnmt_kernels", default=None)
+_said: set[tuple[str, str]] = set()
+
+
+def implementation(op: str, device_type: str) -> str:
+    """``reference``, ``native`` or ``triton``: what runs ``op`` on this kind of device.
+
+    Raises:
+        MnmtError: E804 where the forced implementation cannot run.
+    """
+    forced = forced_kind()
+    if forced == "reference":
+        return "reference"
+    fast = FAST[op].get(device_type)
+    if forced:
+        if forced == "triton" and op == "vocabulary_rows":
+            fast = "triton"  # on CPU in Triton's interpreter
+        problem = _problem(forced, device_type) if fast == forced else f"it has no {forced} version for {device_type}"
+        if problem:
+            raise MnmtError("E804", f"{op} was forced to be {forced}, but {problem}", where="MNMT_KERNELS",
+                            remedy="unset it, or choose reference")  # fmt: skip
+        return forced
+    if fast is None:
+        return "reference"
+    problem = _problem(fast, device_type)
+    if problem is None:
+        return fast
+    if (op, device_type) not in _said:
+        _said.add((op, device_type))
+        log.warning("%s on %s runs on its torch reference: %s", op, device_type, problem)
+    return "reference"
+
+
+def forced_kind() -> str | None:
+    """What ``forced`` or MNMT_KERNELS asks for; None where the choice is free."""
+    kind = _forced.get() or os.environ.get("MNMT_KERNELS") or None
+    if kind is not None and kind not in KINDS:
+        raise MnmtError("E804", f"there are no {kind!r} kernels", where="MNMT_KERNELS", remedy=f"one of: {', '.join(KINDS)}")
+    return kind
+
+
+@contextmanager
+def forced(kind: str) -> Iterator[None]:
+    """Within the block every op runs as ``kind``: the references, say, for second derivatives."""
+    assert kind in KINDS, kind
+    token = _forced.set(kind)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def problem(op: str, device_type: str) -> str | None:
+    """Why the fast version of ``op`` does not run on this kind of device; None where it does."""
+    fast = FAST[op].get(device_type)
+    return f"there is none for {device_type}" if fast is None else _problem(fast, device_type)
+
+
+def _problem(kind: str, device_type: str) -> str | None:
+    if kind == "native":
+        return native.problem_on(device_type)
+    if kind == "triton":
+        return _triton_problem(device_type)
+    return None
+
+
+def _triton_problem(device_type: str) -> str | None:
+    from importlib.util import find_spec
+
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "Triton runs on CPU only in its interpreter (TRITON_INTERPRET=1)"
+    return None
