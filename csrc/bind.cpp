@@ -26,4 +26,5 @@ PYBIND11_MODULE(_C, m) {
   mnmt::bind_parameters(m);
   mnmt::bind_similarity(m);
   mnmt::bind_rows(m);
+  mnmt::bind_cuda(m);
 }

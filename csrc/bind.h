@@ -19,5 +19,6 @@ T* at(Address address) {
 void bind_parameters(pybind11::module_& m);  // task_gram, fisher_accumulate
 void bind_similarity(pybind11::module_& m);  // radix selection, masks, all-pairs similarity
 void bind_rows(pybind11::module_& m);        // rows over the vocabulary
+void bind_cuda(pybind11::module_& m);        // all over parameters, on CUDA devices
 
 }  // namespace mnmt
