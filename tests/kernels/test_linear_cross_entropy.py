@@ -1,14 +1,25 @@
 """The chunked op against its reference, torch's cross-entropy and finite differences."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mnmt_scale.flow import IGNORE
+from mnmt_scale.kernels import backend, chunks
 from mnmt_scale.kernels.ops import linear_cross_entropy as ops
+from mnmt_scale.kernels.ops import vocabulary_rows
 from mnmt_scale.kernels.reference.linear_cross_entropy import linear_cross_entropy as reference
 
 fused = ops.linear_cross_entropy
+
+
+@pytest.fixture(params=["fast", "torch"], autouse=True)
+def rows(request, monkeypatch):
+    """The chunks' row kernels: those of this device, and those in torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(vocabulary_rows, "implementation", lambda op, device_type: "reference")
 
 
 def case(T=23, D=8, V=31, dtype=torch.float64, ignored=0.2, seed=0):
@@ -37,7 +48,7 @@ def test_equals_reference_at_every_chunk_boundary(eps, chunk):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2), (torch.float16, 3e-3)])
 def test_narrow_types_against_the_fp64_truth(dtype, tolerance):
     hidden, weight, targets, scale = case(T=200, D=32, V=97, dtype=dtype)
     truth = run(reference, hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_(),
@@ -143,14 +154,27 @@ def test_without_gradients_only_losses_are_computed(monkeypatch):
     inputs = case()
     expected = fused(*inputs, (0, 23), 0.1)
     asked = []
-    inner = ops._chunked
-    monkeypatch.setattr(ops, "_chunked", lambda *a: asked.append(a[-1]) or inner(*a))
+    inner = chunks.student_rows
+    monkeypatch.setattr(chunks, "student_rows", lambda logits, out, *a: asked.append(out) or inner(logits, out, *a))
     with torch.no_grad():
         total, sums, nlls, tokens = fused(*inputs, (0, 23), 0.1)
-    assert asked == [False]
+    assert asked == [None]
     assert not total.requires_grad
     for a, b in zip((total, sums, nlls, tokens), expected, strict=True):
         assert torch.equal(a, b.detach())
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_frozen_factor_costs_no_product(frozen, monkeypatch):
+    inputs = list(case())
+    expected = run(fused, *inputs, (0, 23), 0.1)[4 + (1 - frozen)]
+    inputs[frozen] = inputs[frozen].detach()
+    products = []
+    inner = chunks.product
+    monkeypatch.setattr(chunks, "product", lambda a, b, out: products.append(out.shape) or inner(a, b, out))
+    total, *_ = fused(*inputs, (0, 23), 0.1)
+    assert len(products) == 2
+    assert torch.equal(torch.autograd.grad(total, inputs[1 - frozen])[0], expected)
 
 
 def test_weight_may_vanish_after_the_forward_pass():
@@ -164,9 +188,104 @@ def test_weight_may_vanish_after_the_forward_pass():
         torch.testing.assert_close(a, b)
 
 
+def test_gradients_add_up_over_backward_passes():
+    """The saved gradients are handed out themselves: the first must not become the buffer that the next are added to."""
+    hidden, weight, targets, scale = case()
+    total = fused(hidden, weight, targets, scale, (0, 23), 0.1)[0]
+    once = torch.autograd.grad(total, weight, retain_graph=True)[0].clone()
+    for _ in range(3):
+        total.backward(retain_graph=True)
+    torch.testing.assert_close(weight.grad, 3 * once)
+
+
+def test_second_derivatives_need_the_reference():
+    hidden, weight, targets, scale = case(T=5, D=3, V=4)
+    (gradient,) = torch.autograd.grad(fused(hidden, weight, targets, scale, (0, 5))[0].square(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    with backend.forced("reference"):
+        (gradient,) = torch.autograd.grad(fused(hidden, weight, targets, scale, (0, 5))[0].square(), hidden, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), hidden)
+    assert second.norm() > 0
+
+
+def test_strided_inputs():
+    hidden, weight, targets, scale = case(ignored=0.0)
+    expected = run(fused, hidden, weight, targets, scale, (0, 23), 0.1)
+    wide = torch.stack((targets, targets), dim=1)[:, 0]
+    ours = run(fused, hidden.t().contiguous().t(), weight.t().contiguous().t(), wide, scale, (0, 23), 0.1)
+    for a, b in zip(ours[:4], expected[:4], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_large_odd_vocabulary():
+    hidden, weight, targets, scale = case(T=3, D=64, V=65537, dtype=torch.float32, ignored=0.0)
+    truth = run(reference, hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_(), targets,
+                scale, (0, 3), 0.1)  # fmt: skip
+    for a, b in zip(run(fused, hidden, weight, targets, scale, (0, 3), 0.1), truth, strict=True):
+        assert (a.double() - b).norm() <= 1e-5 * b.double().norm()
+
+
+def test_opcheck():
+    hidden, weight, targets, scale = case(dtype=torch.float32)
+    torch.library.opcheck(ops._op, (hidden, weight, targets, scale, (0, 10, 23), 0.1, 8, True, True))
+
+
+def test_one_node_of_a_compiled_graph():
+    hidden, weight, targets, scale = case(dtype=torch.float32)
+
+    def total(hidden, weight):
+        return 2 * fused(hidden, weight, targets, scale, (0, 10, 23), 0.1)[0]
+
+    expected = torch.autograd.grad(total(hidden, weight), (hidden, weight))
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for a, b in zip(torch.autograd.grad(compiled(hidden, weight), (hidden, weight)), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", [None, "reference"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden", torch.zeros(23, 9), r"weight has shape \[31, 8\], but .* needs \[\*, 9\]"),
+        ("hidden", torch.zeros(23, 8, dtype=torch.int32), "hidden is torch.int32"),
+        ("weight", torch.zeros(31, 8, dtype=torch.bfloat16), "weight is torch.bfloat16, but hidden is torch.float32"),
+        ("weight", torch.zeros(31, 8, device="meta"), "weight is on meta, but hidden is on cpu"),
+        ("targets", torch.zeros(22, dtype=torch.int64), r"targets has shape \[22\], but hidden needs \[23\]"),
+        ("targets", torch.zeros(23, dtype=torch.int32), "targets is torch.int32"),
+        ("targets", torch.full((23,), 31), "targets holds 31, but weight has V = 31 rows"),
+        ("targets", torch.full((23,), -1), "targets holds -1, but weight has V = 31 rows"),
+        ("scale", torch.ones(24), r"scale has shape \[24\], but hidden needs \[23\]"),
+        ("scale", torch.full((23,), float("nan")), "scale holds nan"),
+        ("segments", (0, 22), "segments must go from 0 to the 23 tokens"),
+        ("segments", (0, 9, 8, 23), "segments must not decrease"),
+        ("label_smoothing", 1.0, "label_smoothing is 1.0"),
+    ],
+)
+def test_wrong_arguments(name, value, message, kind):
+    hidden, weight, targets, scale = case(dtype=torch.float32)
+    arguments = dict(hidden=hidden, weight=weight, targets=targets, scale=scale, segments=(0, 23), label_smoothing=0.1)
+    with backend.forced(kind) if kind else contextlib.nullcontext(), pytest.raises(ValueError, match=message):
+        fused(**{**arguments, name: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("vocabulary", [10, 4000, 32000, 256000])
-def test_chunks_stay_within_their_bounds(vocabulary, device):
-    rows = ops.chunk_rows(vocabulary, device)
-    assert ops.MIN_CHUNK <= rows <= ops.MAX_CHUNK
-    assert rows * vocabulary * 4 <= max(ops.CHUNK_BYTES[device], ops.MIN_CHUNK * vocabulary * 4)
+def test_chunks_stay_within_their_bounds(vocabulary, device, dtype):
+    rows = ops.chunk_rows(vocabulary, device, dtype)
+    least = 2 * chunks.MIN_CHUNK if device == "cpu" and dtype == torch.bfloat16 else chunks.MIN_CHUNK
+    assert least <= rows <= chunks.MAX_CHUNK
+    assert rows * vocabulary * 4 <= max(chunks.CHUNK_BYTES[device], least * vocabulary * 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_on_gpu(dtype, tolerance):
+    hidden, weight, targets, scale = (x.detach().cuda() for x in case(T=200, D=32, V=97, dtype=dtype))
+    truth = run(
+        reference, hidden.double().requires_grad_(), weight.double().requires_grad_(), targets, scale, (0, 90, 200), 0.1
+    )
+    ours = run(fused, hidden.requires_grad_(), weight.requires_grad_(), targets, scale, (0, 90, 200), 0.1, chunk_tokens=64)
+    for a, b in zip(ours, truth, strict=True):
+        assert (a.double() - b).norm() <= tolerance * b.double().norm()

@@ -39,16 +39,21 @@ def linear_cross_entropy(
         tokens: [K] int64, rows that are not ignored.
     """
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    kept = targets != IGNORE
-    logits = hidden.to(wide) @ weight.to(wide).t()
+    loss, nll = token_losses(hidden.to(wide) @ weight.to(wide).t(), targets, label_smoothing)
+    total = (loss * scale.detach()).sum()
+    return total, *(per_task(x, segments) for x in (loss, nll, targets != IGNORE))
+
+
+def token_losses(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """[T] smoothed and plain losses of logits [T, V], 0 at ignored tokens."""
     minus_log_p = torch.logsumexp(logits, dim=1, keepdim=True) - logits
     nll = minus_log_p.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    loss = (1 - label_smoothing) * nll + label_smoothing * minus_log_p.mean(dim=1)
-    loss, nll = torch.where(kept, loss, 0.0), torch.where(kept, nll, 0.0)
-    total = (loss * scale.detach()).sum()
-    spans = list(pairwise(segments))
+    loss = nll if label_smoothing == 0 else (1 - label_smoothing) * nll + label_smoothing * minus_log_p.mean(dim=1)
+    kept = targets != IGNORE
+    return torch.where(kept, loss, 0.0), torch.where(kept, nll, 0.0)
 
-    def per_task(x: Tensor) -> Tensor:
-        return torch.stack([x[a:b].detach().sum() for a, b in spans]) if spans else x.new_zeros(0)
 
-    return total, per_task(loss), per_task(nll), per_task(kept.long())
+def per_task(x: Tensor, segments: Sequence[int]) -> Tensor:
+    """[K] sums of x [T] over each task's tokens, detached."""
+    sums = [x[a:b].detach().sum() for a, b in pairwise(segments)]
+    return torch.stack(sums) if sums else x.new_zeros(0)
