@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import pkgutil
 import platform
 import shutil
 import subprocess
@@ -139,18 +138,22 @@ def precision() -> Check:
 
 
 def kernels() -> list[Check]:
-    """Each op and the implementations of it that exist and can run here."""
-    from ..kernels import ops
+    """The compiled module, and for each op what runs on the kinds of device that this machine has."""
+    import torch
 
-    compiled = importlib.util.find_spec("mnmt_scale._C") is not None
-    names = sorted(module.name for module in pkgutil.iter_modules(ops.__path__))
-    checks = []
-    for name in names:
-        triton = _exists(f"mnmt_scale.kernels.triton.{name}") and importlib.util.find_spec("triton") is not None
-        found = ["torch"] + (["Triton"] if triton else []) + (["compiled"] if compiled else [])
-        absent = [what for what, here in (("Triton", triton), ("compiled", compiled)) if not here]
-        text = f"{name}: {', '.join(found)}" + (f" (no {' and no '.join(absent)} version)" if absent else "")
-        checks.append(Check("kernels", "ok", text))
+    from ..kernels import backend, native
+
+    kinds = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    if native.problem:
+        checks = [Check("kernels", "warn", native.problem, "a C++ compiler, then: pip install -e . (make venv)")]
+    else:
+        built = "CPU and CUDA" if native.module().cuda else "CPU only"
+        checks = [Check("kernels", "ok", f"compiled for {built}; instruction set here: {native.module().isa()}")]
+    for op, fast in backend.FAST.items():
+        problems = {kind: backend.problem(op, kind) for kind in kinds}
+        runs = ", ".join(f"{fast[kind] if problems[kind] is None else 'torch reference'} on {kind}" for kind in kinds)
+        slow = [f"{kind}: {why}" for kind, why in problems.items() if why]
+        checks.append(Check("kernels", "warn" if slow else "ok", f"{op}: {runs}", "; ".join(slow) or None))
     return checks
 
 
@@ -264,10 +267,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 COLUMNS = ("bench", "case", "candidate", "metric", "value", "unit", "p20", "p50", "p80")
-PACKAGES = ("numpy", "torch", "sentencepiece", "deepspeed", "transformers", "ctranslate2", "triton")
+PACKAGES = (
+    "numpy", "torch", "sentencepiece", "deepspeed", "transformers", "ctranslate2", "triton", "liger-kernel", "torchjd"
+)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -55,9 +57,11 @@ def row(
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in bytes, accelerator, operating system, Python and package versions."""
+    """Processor, instruction set of the compiled kernels, cores this process may use, memory in bytes, accelerator, operating
+    system, Python, package and CUDA compiler versions."""
     return {
         "cpu": _cpu_model(),
+        "instruction_set": _instruction_set(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "ram_bytes": _ram_bytes(),
         "gpu": _gpu_name(),
@@ -67,8 +71,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_tables(rows: Sequence[Row], out_dir: str | Path, name: str | None = None) -> dict[str, str]:
+def write_tables(
+    rows: Sequence[Row], out_dir: str | Path, name: str | None = None, *, body: str | None = None
+) -> dict[str, str]:
     """Write ``rows`` as NAME.json (with ``machine()`` and the time), NAME.csv and NAME.md; NAME is the bench's own by default.
+
+    Args:
+        body: what NAME.md shows; by default every row.
 
     Returns:
         suffix -> path of what was written.
@@ -87,7 +96,8 @@ def write_tables(rows: Sequence[Row], out_dir: str | Path, name: str | None = No
         for r in rows:
             flat = {k: r[k] for k in COLUMNS} | {"settings": json.dumps(r["settings"], sort_keys=True)}
             writer.writerow(flat | {"cpu": here["cpu"], "measured": when})
-    paths["md"].write_text(describe_machine(here) + f"\nMeasured {when}.\n\n" + markdown(rows) + "\n", encoding="utf-8")
+    text = describe_machine(here) + f"\nMeasured {when}.\n\n" + (markdown(rows) if body is None else body) + "\n"
+    paths["md"].write_text(text, encoding="utf-8")
     return {suffix: str(path) for suffix, path in paths.items()}
 
 
@@ -100,7 +110,7 @@ def markdown(rows: Sequence[Row]) -> str:
     }
     varying = [k for k in keys if k not in common]
     header = ["case", "candidate", "metric", "value", "unit", "p20 .. p80", *varying]
-    body = [
+    lines = [
         [
             str(r["case"]),
             str(r["candidate"]),
@@ -112,18 +122,26 @@ def markdown(rows: Sequence[Row]) -> str:
         ]
         for r in rows
     ]
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in [header, *body]]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    text = "\n".join(lines)
+    text = table_text(header, lines)
     if common:
         text += "\n\nAll rows: " + ", ".join(f"{k} = {figure(v)}" for k, v in common.items()) + "."
     return text
 
 
+def table_text(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Cells as a markdown table whose columns are also straight as plain text."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *lines)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    text.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(text)
+
+
 def describe_machine(here: dict[str, Any]) -> str:
     """One markdown paragraph that says where the figures come from."""
     parts = [f"{here['cpu']}, {here['cores']} cores, {here['ram_bytes'] / 2**30:.0f} GiB RAM"]
+    if here["instruction_set"]:
+        parts.append(f"kernels for {here['instruction_set']}")
     if here["gpu"]:
         parts.append(here["gpu"])
     versions = ", ".join(f"{k} {v}" for k, v in here["versions"].items())
@@ -169,7 +187,16 @@ def _gpu_name() -> str | None:
     return f"{count} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"
 
 
+def _instruction_set() -> str | None:
+    from ..kernels import native
+
+    return native.module().isa() if native.problem is None else None
+
+
 def _versions() -> dict[str, str]:
+    import re
+    import shutil
+    import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -178,4 +205,8 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    if shutil.which("nvcc"):
+        text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+        release = re.search(r"release ([\d.]+)", text)
+        found |= {"nvcc": release[1]} if release else {}
     return found

@@ -97,11 +97,43 @@ def decode(
     _write(bench_decode(case, beams=beam, repetitions=repetitions, log=_tell), out, as_json)
 
 
-def _write(rows: Sequence[Any], out: Path, as_json: bool) -> None:
+@app.command()
+def kernels(
+    ops: Annotated[str, typer.Option(metavar="A,B", help="Only these ops; default: all.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="The papers' shapes on CPU too, as always on GPU.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny shapes, seconds in all: shows that everything runs.")] = False,
+    seconds: Annotated[float | None, typer.Option(help="Timed per case, after five rounds; default by device.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every candidate on CPU.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Every kernel against fp64, then its time, percent of this machine's peak, and memory, beside named rivals.
+
+    Example: mnmt bench kernels --ops task_gram,linear_cross_entropy
+    """
+    from ..bench.kernel_pivot import pivot
+    from ..bench.kernels import bench_kernels
+    from ..errors import MnmtError
+
+    if full and quick:
+        raise MnmtError("E104", "--full and --quick exclude each other", where="mnmt bench kernels", remedy="leave one out")
+    names = [name.strip() for name in ops.split(",") if name.strip()]
+    size = "full" if full else "quick" if quick else "default"
+    rows: list[Any] = []
+    measured = bench_kernels(ops=names, size=size, seconds=seconds, device=device, threads=threads, say=_tell)
+    try:
+        rows.extend(measured)
+    finally:  # an interrupted run keeps what there is
+        if rows:
+            _write(rows, out, as_json, body=pivot(rows))
+
+
+def _write(rows: Sequence[Any], out: Path, as_json: bool, body: str | None = None) -> None:
     from ..bench.table import describe_machine, machine, markdown, write_tables
 
-    paths = write_tables(rows, out)
-    text = f"{describe_machine(machine())}\n{markdown(rows)}\n\nwritten: {', '.join(paths.values())}"
+    paths = write_tables(rows, out, body=body)
+    text = f"{describe_machine(machine())}\n{body or markdown(rows)}\n\nwritten: {', '.join(paths.values())}"
     emit({"rows": list(rows), "files": paths}, as_json, text)
 
 

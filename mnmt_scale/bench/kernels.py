@@ -1,0 +1,269 @@
+"""``mnmt bench kernels``: every op beside its rivals, on the same inputs, in one run.
+
+Correctness first: each candidate is compared with fp64; one that is wrong is reported and not timed. Then all that are
+right take turns, from cold caches, so that a change of the machine's load or clock meets all of them; the first of a
+round changes from round to round. Their times are set beside the model's bytes or FLOPs and the machine's own peak,
+measured at the start of the same run. What cannot run, or runs out of memory, is a row that says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import MnmtError, nearest
+from ..kernels import native
+from .kernel_case import OURS, Candidate, Case, Outputs, Unavailable, Workload, errors, kept, output_bytes, same_bits
+from .kernel_cases import OPS, Size, cases_of
+from .peaks import Peaks, measure_peaks
+from .table import Row, row
+from .timing import Clock, available_bytes, peak_extra_bytes, release
+
+MIN_ROUNDS, MAX_ROUNDS = 5, 200
+FEWEST_ROUNDS, LONG_SECONDS = 3, 15.0
+"""Where five rounds would take longer than this, three have to do."""
+SECONDS = {"cpu": 1.5, "cuda": 0.5}
+QUICK_SECONDS = 0.02
+
+
+def bench_kernels(
+    *,
+    ops: Sequence[str] = (),
+    size: Size = "default",
+    seconds: float | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Row]:
+    """Rows as in ``table.py``, as soon as each case is measured: who stops early keeps what there is.
+
+    Args:
+        ops: names from ``OPS``; all by default.
+        size: of the set of shapes: ``quick`` (seconds), ``default`` (CPU: 8 GB and about five minutes on two cores; GPU: as
+            ``full``), ``full`` (the shapes of the papers).
+        seconds: timed per case, after five rounds (three where these take long); None: by device.
+        device: ``cpu`` or ``cuda``; None: a GPU where there is one.
+        threads: of a CPU's candidates; None: torch's setting.
+
+    Raises:
+        MnmtError: E102 for an op or a device that does not exist, or a budget below zero.
+    """
+    for name in ops:
+        if name not in OPS:
+            remedy = nearest(name, OPS) or "one of: " + ", ".join(OPS)
+            raise MnmtError("E102", f"there is no op {name!r}", where="--ops", remedy=remedy)
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise MnmtError("E102", f"the budget per case is {seconds} s", where="--seconds", remedy="give 0 or more")
+    place = _device(device)
+    budget = seconds if seconds is not None else QUICK_SECONDS if size == "quick" else SECONDS[place.type]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        clock = Clock(place, flush=size != "quick")
+        cases = cases_of(ops or OPS, place, size)
+        say(f"peaks of {place}")
+        peaks = measure_peaks(place, clock, {case.cost.peak for case in cases}, quick=size == "quick")
+        yield from peaks.rows
+        for number, case in enumerate(cases, 1):
+            rows = measure_case(case, clock, peaks, budget)
+            say(f"[{number}/{len(cases)}] {case.title}: {_in_short(rows)}")
+            yield from rows
+            release(place)
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class Finding:
+    """What is known of a candidate: its ``problem``, or its figures."""
+
+    candidate: Candidate
+    call: Callable[[], Outputs] | None = None
+    problem: str | None = None
+    absolute_error: float = 0.0
+    relative_error: float = 0.0
+    first: Outputs | None = None
+    first_seconds: float = 0.0
+    repeatable: bool = False
+    extra_bytes: int | None = None
+    seconds: list[float] = field(default_factory=list)
+
+
+def measure_case(case: Case, clock: Clock, peaks: Peaks, budget: float) -> list[Row]:
+    """All rows of a case; whatever goes wrong is among them."""
+    settings = _settings(case, clock.device)
+    available = available_bytes(clock.device)
+    if case.input_bytes > available:
+        text = f"out of memory: inputs need {case.input_bytes / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free"
+        return [_failed(case, OURS, text, settings)]
+    try:
+        work = case.build(clock.device)
+        truth = work.truth()
+    except Exception as problem:
+        return [_failed(case, OURS, _text(problem), settings)]
+    findings = [check(candidate, work, truth, clock) for candidate in work.candidates]
+    del truth
+    take_turns(findings, work, clock, budget)
+    rows: list[Row] = []
+    for finding in findings:
+        rows += _rows(case, finding, peaks, settings)
+    return rows + _speed_ups(case, findings, settings)
+
+
+def check(candidate: Candidate, work: Workload, truth: Outputs, clock: Clock) -> Finding:
+    """Run a candidate for the first time, against the truth."""
+    finding = Finding(candidate)
+    tolerance = work.tolerance if candidate.tolerance is None else candidate.tolerance
+    with _failures(finding, clock):
+        free = available_bytes(clock.device)
+        if clock.device.type == "cpu" and candidate.needs_bytes > free:
+            raise MemoryError(f"it needs {candidate.needs_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+        finding.call = candidate.start()
+        _reset(work)
+        finding.first_seconds, outputs = clock.time(finding.call)
+        finding.absolute_error, finding.relative_error = errors(outputs, truth)
+        if not finding.relative_error <= tolerance:  # also NaN
+            finding.problem = f"wrong: relative error {finding.relative_error:.2g} against fp64, allowed {tolerance:.2g}"
+        else:
+            finding.first = kept(outputs)
+    return finding
+
+
+def take_turns(findings: Sequence[Finding], work: Workload, clock: Clock, budget: float) -> None:
+    """Time the candidates round by round until the budget is used; who fails on the way drops out.
+
+    The first round also looks at memory, and whether the bits are those of ``check``.
+    """
+    began = time.perf_counter()
+    for number in range(MAX_ROUNDS):
+        passed = time.perf_counter() - began
+        limit = max(budget, LONG_SECONDS) if number < MIN_ROUNDS else budget
+        if number >= FEWEST_ROUNDS and passed > limit:
+            break
+        running = [f for f in findings if f.problem is None]
+        if not running:
+            break
+        first = number % len(running)
+        for finding in running[first:] + running[:first]:
+            with _failures(finding, clock):
+                _reset(work)
+                if number == 0:
+                    _first_round(finding, work, clock)
+                else:
+                    finding.seconds.append(clock.time(finding.call)[0])
+
+
+def _first_round(finding: Finding, work: Workload, clock: Clock) -> None:
+    extra, (seconds, outputs) = peak_extra_bytes(clock.device, lambda: clock.time(finding.call))
+    finding.seconds.append(seconds)
+    if extra is not None:
+        finding.extra_bytes = max(0, extra - (0 if work.reset else output_bytes(outputs)))
+    finding.repeatable = same_bits(finding.first, outputs)
+    finding.first = None
+    if finding.candidate.name == OURS and work.repeatable and not finding.repeatable:
+        finding.problem = "wrong: two runs differ, though the op promises the same bits"
+
+
+@contextmanager
+def _failures(finding: Finding, clock: Clock) -> Iterator[None]:
+    """What goes wrong becomes the finding's problem."""
+    try:
+        yield
+    except Unavailable as problem:
+        finding.problem = str(problem)
+    except Exception as problem:
+        finding.problem = _text(problem)
+        release(clock.device)
+
+
+def share_of_peak(amount: int, seconds: Sequence[float], peak: float) -> list[float]:
+    """Percent of a peak rate that ``amount`` (bytes or FLOPs) in these times comes to."""
+    return [100 * amount / s / peak for s in seconds]
+
+
+def _rows(case: Case, finding: Finding, peaks: Peaks, settings: dict[str, Any]) -> list[Row]:
+    name, seconds, cost = finding.candidate.name, finding.seconds, case.cost
+    settings = settings | {"rounds": len(seconds)}
+    if finding.problem is not None:
+        return [_failed(case, name, finding.problem, settings)]
+
+    def measured(metric: str, value: Any, unit: str, **more: Any) -> Row:
+        return row("kernels", case.title, name, metric, value, unit, **settings, **more)
+
+    unit, giga = cost.unit
+    more = {"absolute_error": finding.absolute_error, "repeatable": finding.repeatable}
+    rows = [
+        measured("relative error", finding.relative_error, "of the largest fp64 value", **more),
+        measured("time", [1e3 * s for s in seconds], "ms"),
+        measured("rate", [cost.amount / s / giga for s in seconds], unit, model=cost.amount, formula=cost.formula),
+    ]
+    peak = peaks.rates.get(cost.peak)
+    if peak is None:
+        why = peaks.missing.get(cost.peak, f"{cost.peak} was not measured")
+        rows.append(measured("share of peak", None, "%", peak=cost.peak, error=why))
+    else:
+        rows.append(measured("share of peak", share_of_peak(cost.amount, seconds, peak), "%", peak=cost.peak))
+    extra = finding.extra_bytes
+    missing = {} if extra is not None else {"error": "this system does not reset the high-water mark of memory"}
+    rows.append(measured("extra memory", None if extra is None else extra / 2**20, "MiB", **missing))
+    if finding.candidate.compiles:
+        rows.append(measured("compile time", max(0.0, finding.first_seconds - min(seconds)), "s"))
+    return rows
+
+
+def _speed_ups(case: Case, findings: list[Finding], settings: dict[str, Any]) -> list[Row]:
+    """Ours over every rival, round by round."""
+    ours = next((f for f in findings if f.candidate.name == OURS), None)
+    if ours is None or ours.problem is not None:
+        return []
+    rows = []
+    for rival in findings:
+        if rival is not ours and rival.problem is None:
+            ratios = [b / a for a, b in zip(ours.seconds, rival.seconds, strict=True)]
+            rows.append(row("kernels", case.title, OURS, f"speed-up over {rival.candidate.name}", ratios, "x", **settings))
+    return rows
+
+
+def _failed(case: Case, candidate: str, problem: str, settings: dict[str, Any]) -> Row:
+    return row("kernels", case.title, candidate, "time", None, "ms", **settings, error=problem)
+
+
+def _settings(case: Case, device: torch.device) -> dict[str, Any]:
+    settings = {"op": case.op, **case.shape, "device": device.type}
+    if device.type == "cpu":
+        settings["threads"] = torch.get_num_threads()
+        settings["isa"] = native.module().isa() if native.problem is None else "not built"
+    return settings
+
+
+def _device(name: str | None) -> torch.device:
+    known = ("cpu", "cuda")
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in known:
+        raise MnmtError("E102", f"there is no device {name!r}", where="--device", remedy=nearest(name, known) or "cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MnmtError("E102", "torch sees no GPU", where="--device", remedy="leave --device out, or give cpu")
+    return torch.device(name)
+
+
+def _reset(work: Workload) -> None:
+    if work.reset is not None:
+        work.reset()
+
+
+def _text(problem: BaseException) -> str:
+    """One line about an exception."""
+    line = next((part.strip() for part in str(problem).splitlines() if part.strip()), "")
+    memory = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+    kind = "out of memory" if memory else type(problem).__name__
+    return f"{kind}: {line[:200]}" if line else kind
+
+
+def _in_short(rows: Sequence[Row]) -> str:
+    times = [r for r in rows if r["metric"] == "time"]
+    return ", ".join(f"{r['candidate']} " + ("failed" if r["value"] is None else f"{r['value']:.4g} ms") for r in times)

@@ -1,0 +1,102 @@
+"""One measured call: caches flushed before it, its time by the device's own clock, and the memory that it takes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_GPU_FLUSH_BYTES = 512 << 20
+"""Several times the largest L2 there is (H100, H200: 50 MB)."""
+_DEFAULT_L3_BYTES = 64 << 20
+
+
+class Clock:
+    """Times calls on one device, each from cold caches.
+
+    Args:
+        device: where the calls run.
+        flush: write a buffer larger than the last cache before each call.
+    """
+
+    def __init__(self, device: torch.device, *, flush: bool = True) -> None:
+        self.device = device
+        size = _GPU_FLUSH_BYTES if device.type == "cuda" else 2 * last_cache_bytes()
+        self._buffer = torch.zeros(size // 4 if flush else 0, dtype=torch.int32, device=device)
+
+    def time(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        """Seconds of one call, and what it returned."""
+        self._buffer.add_(1)
+        if self.device.type != "cuda":
+            began = time.perf_counter()
+            result = call()
+            return time.perf_counter() - began, result
+        torch.cuda.synchronize(self.device)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        result = call()
+        end.record()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(end) / 1e3, result
+
+
+def peak_extra_bytes(device: torch.device, call: Callable[[], Any]) -> tuple[int | None, Any]:
+    """Memory in use during a call beyond that before it, at its highest, and what the call returned.
+
+    On a GPU as the caching allocator counts it. On CPU the high-water mark of resident memory, which Linux resets on
+    request: whatever the allocator (torch, numpy, C++, MKL) and however short, at the cost of one system call. Free
+    memory is given back before, so that it cannot be used again unseen. None where the mark cannot be reset.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before, result
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+        before = _status_bytes("VmRSS")
+    except (OSError, AttributeError):
+        return None, call()
+    result = call()
+    return max(0, _status_bytes("VmHWM") - before), result
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be allocated without swapping."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def release(device: torch.device) -> None:
+    """Give free memory back, after a failure above all."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def last_cache_bytes() -> int:
+    """Size of the last-level cache of one core, as Linux knows it."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii").strip()
+        return int(text.rstrip("K")) << 10
+    except (OSError, ValueError):
+        return _DEFAULT_L3_BYTES
+
+
+def _status_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) << 10
+    raise OSError(f"/proc/self/status has no {key}")
