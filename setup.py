@@ -28,9 +28,10 @@ class CMakeBuild(build_ext):
             "-DMNMT_TESTS=OFF",
             f"-DMNMT_CUDA={'OFF' if os.environ.get('MNMT_BUILD_CUDA') == '0' else 'ON'}",
         ]
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *generator, *options], check=True)
-        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True)
+        env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+        generator = ["-G", "Ninja"] if shutil.which("ninja", path=env["PATH"]) else []
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *generator, *options], check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True, env=env)
 
 
 def extensions() -> list[Extension]:
