@@ -29,9 +29,10 @@ class CMakeBuild(build_ext):
             f"-DMNMT_CUDA={'OFF' if os.environ.get('MNMT_BUILD_CUDA') == '0' else 'ON'}",
         ]
         env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
-        generator = ["-G", "Ninja"] if shutil.which("ninja", path=env["PATH"]) else []
+        ninja = shutil.which("ninja", path=env["PATH"])  # named, since a cached one may have been in pip's own environment
+        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *generator, *options], check=True, env=env)
-        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build), "--parallel", str(os.cpu_count())], check=True, env=env)
 
 
 def extensions() -> list[Extension]:

@@ -88,10 +88,10 @@ void bind_pairs(py::module_& m) {
   m.def("cuda_pair_sums_workspace_size", &cuda::pair_sums_workspace_size);
   m.def(
       "cuda_pair_sums",
-      [](Address values, std::int64_t rows, std::int64_t n, float eps, Address workspace, Address mse, Address kl,
-         Address stream) {
-        cuda::pair_sums(at<const float>(values), rows, n, eps, at<double>(workspace), at<double>(mse), at<double>(kl),
-                        stream_at(stream));
+      [](Address values, std::int64_t rows, std::int64_t n, float eps, float scale, Address workspace, Address mse,
+         Address kl, Address stream) {
+        cuda::pair_sums(at<const float>(values), rows, n, eps, scale, at<double>(workspace), at<double>(mse),
+                        at<double>(kl), stream_at(stream));
       },
       Release());
 }
@@ -99,6 +99,7 @@ void bind_pairs(py::module_& m) {
 }  // namespace
 
 void bind_cuda(py::module_& m) {
+  m.def("cuda_problem", &cuda::problem);
   bind_gram(m);
   bind_fisher(m);
   bind_pairs(m);

@@ -27,7 +27,7 @@ void mask_overlap(const std::uint64_t* masks, std::int64_t rows, std::int64_t wo
                   int threads) {
   constexpr std::int64_t kBlock = 512;  // words: a tile's four rows stay in L1, a hundred rows in L2
   const auto& kernels = mask_kernels_per_isa.active();
-  const std::int64_t blocks = (words + kBlock - 1) / kBlock, runs = runs_of(blocks);
+  const std::int64_t blocks = (words + kBlock - 1) / kBlock, runs = runs_of(blocks, rows);
   parallel_for(runs, threads, [&](std::int64_t run) {
     std::vector<std::int64_t> sums(rows * rows);
     for_blocks(run, runs, blocks, [&](std::int64_t b) {

@@ -65,7 +65,7 @@ void add_block(const PairKernels& kernels, const Prepared& block, std::int64_t r
 void pair_sums(const float* values, std::int64_t rows, std::int64_t n, float eps, double* mse, double* kl,
                int threads) {
   const auto& kernels = pair_kernels_per_isa.active();
-  const std::int64_t blocks = (n + kPairColumns - 1) / kPairColumns, runs = runs_of(blocks);
+  const std::int64_t blocks = (n + kPairColumns - 1) / kPairColumns, runs = runs_of(blocks, rows);
   std::vector<RunSums> sums(runs);
   parallel_for(runs, threads, [&](std::int64_t run) {
     RunSums& mine = sums[run];

@@ -1,5 +1,5 @@
 // All pairs of P rows, two by two: a tile of four pairs loads four rows for four pairs' work. The columns are cut into
-// runs of blocks, each run with sums of its own; how many runs there are depends on the columns alone.
+// runs of blocks, each run with sums of its own; how many runs there are depends on the shape alone.
 #pragma once
 
 #include <algorithm>
@@ -7,9 +7,14 @@
 
 namespace mnmt {
 
-constexpr std::int64_t kMaxRuns = 64;  // times P^2 sums stay small beside the rows; enough for as many threads
+constexpr std::int64_t kMaxRuns = 64;          // enough for as many threads
+constexpr std::int64_t kMinRuns = 8;           // however many rows there are
+constexpr std::int64_t kRunBytes = 256 << 20;  // about which all runs' sums may take, at 16 bytes a pair
 
-inline std::int64_t runs_of(std::int64_t blocks) { return std::min(blocks, kMaxRuns); }
+inline std::int64_t runs_of(std::int64_t blocks, std::int64_t rows) {
+  const std::int64_t fitting = kRunBytes / (16 * rows * rows + 1);
+  return std::min(blocks, std::max(kMinRuns, std::min(kMaxRuns, fitting)));
+}
 
 // body(b) for the blocks of run `run`, in order.
 template <class Body>

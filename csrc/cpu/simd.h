@@ -10,6 +10,11 @@
 #include <cstring>
 
 #if !defined(MNMT_ISA_scalar)
+#if defined(__GNUC__) && !defined(__clang__)
+// False alarms from the intrinsics' own headers (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #endif
 
@@ -29,10 +34,23 @@ MNMT_INLINE float widen(bf16 x) {
   std::memcpy(&y, &bits, 4);
   return y;
 }
+MNMT_INLINE float float_of_bits(std::uint32_t bits) {
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+MNMT_INLINE std::uint32_t bits_of_float(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+// By hand, since compilers know _Float16 only of late. Exact.
 MNMT_INLINE float widen(f16 x) {
-  _Float16 y;
-  std::memcpy(&y, &x, 2);
-  return static_cast<float>(y);
+  const std::uint32_t sign = (x.bits & 0x8000u) << 16, rest = (x.bits & 0x7fffu) << 13;
+  const float y = rest >= 0x0f800000u   ? float_of_bits(rest | 0x7f800000u)  // infinity, NaN
+                  : rest >= 0x00800000u ? float_of_bits(rest + (112u << 23))
+                                        : float_of_bits(rest + (113u << 23)) - 6.103515625e-05f;  // subnormal
+  return float_of_bits(bits_of_float(y) | sign);
 }
 MNMT_INLINE void narrow(float x, float* out) { *out = x; }
 MNMT_INLINE void narrow(float x, bf16* out) {  // to nearest, ties to even; NaN stays NaN
@@ -45,8 +63,12 @@ MNMT_INLINE void narrow(float x, bf16* out) {  // to nearest, ties to even; NaN 
   out->bits = static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 MNMT_INLINE void narrow(float x, f16* out) {
-  const _Float16 y = static_cast<_Float16>(x);
-  std::memcpy(out, &y, 2);
+  const std::uint32_t u = bits_of_float(x), a = u & 0x7fffffffu;
+  const std::uint32_t h = a > 0x7f800000u    ? 0x7e00u  // NaN
+                          : a >= 0x477ff000u ? 0x7c00u  // rounds to infinity
+                          : a < 0x38800000u  ? bits_of_float(float_of_bits(a) + 0.5f) - 0x3f000000u  // subnormal
+                                             : (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
+  out->bits = static_cast<std::uint16_t>((u >> 16 & 0x8000u) | h);
 }
 
 // --------------------------------------------------------------------------------------------------------- F32 vectors

@@ -16,44 +16,42 @@ MNMT_PER_ISA(VocabularyRowKernels, vocabulary_row_kernels)
 
 namespace {
 
-int index_of(Dtype type) { return static_cast<int>(type); }
-
 std::int64_t bytes_before(std::int64_t row, const VocabularyRows& in, Dtype type) {
   return row * in.vocabulary * static_cast<std::int64_t>(bytes_of(type));
 }
 
+RowView logits_of(std::int64_t row, const VocabularyRows& in) {
+  return {static_cast<const char*>(in.logits) + bytes_before(row, in, in.logits_type), in.logits_type, in.vocabulary};
+}
+
 void teacher_row(const VocabularyRowKernels& kernels, const VocabularyRows& in, const TeacherMixture& teacher,
                  std::int64_t row, float* result) {
-  const int type = index_of(in.logits_type);
-  const std::int64_t V = in.vocabulary;
-  const char* logits = static_cast<const char*>(in.logits) + bytes_before(row, in, in.logits_type);
-  const RowScale scale{kernels.largest[type](logits, V), 1.0f / in.temperature};
-  const RowSums sums = kernels.sum_teacher[type](logits, nullptr, V, scale);
+  const RowView logits = logits_of(row, in);
+  const RowScale scale{kernels.largest(logits), 1.0f / in.temperature};
+  const RowSums sums = kernels.sum_teacher(logits, scale);
 
-  const double target_x = static_cast<double>(kernels.get[type](logits, in.targets[row])) - scale.max;
+  const double target_x = static_cast<double>(kernels.get(logits.type, logits.data, in.targets[row])) - scale.max;
   result[0] = static_cast<float>(std::log(sums.exps) - target_x);
   result[1] = static_cast<float>(std::log(sums.tempered) - sums.tempered_y / sums.tempered);
-  kernels.write_teacher[type](logits, teacher.mixture + row * V, V, scale,
-                              static_cast<float>(teacher.weights[row] / sums.tempered), teacher.accumulate);
+  kernels.write_teacher(logits, teacher.mixture + row * in.vocabulary, scale,
+                        static_cast<float>(teacher.weights[row] / sums.tempered), teacher.accumulate);
 }
 
 void student_row(const VocabularyRowKernels& kernels, const VocabularyRows& in, const StudentLoss& student,
                  std::int64_t row, float* result) {
-  const int type = index_of(in.logits_type), out_type = index_of(student.out_type);
-  const std::int64_t V = in.vocabulary, target = in.targets[row];
-  const char* logits = static_cast<const char*>(in.logits) + bytes_before(row, in, in.logits_type);
-  const float* mixture = student.mixture ? student.mixture + row * V : nullptr;
+  const RowView logits = logits_of(row, in);
+  const std::int64_t target = in.targets[row];
+  const float* mixture = student.mixture ? student.mixture + row * in.vocabulary : nullptr;
   const double temperature = mixture ? in.temperature : 1.0;
-  const RowScale scale{kernels.largest[type](logits, V), static_cast<float>(1.0 / temperature)};
-  const auto sum = mixture ? kernels.sum_student_mixture[type] : kernels.sum_student[type];
-  const RowSums sums = sum(logits, mixture, V, scale);
+  const RowScale scale{kernels.largest(logits), static_cast<float>(1.0 / temperature)};
+  const RowSums sums = kernels.sum_student(logits, mixture, scale);
 
-  const double target_x = static_cast<double>(kernels.get[type](logits, target)) - scale.max;
+  const double target_x = static_cast<double>(kernels.get(logits.type, logits.data, target)) - scale.max;
   const double log_sum = std::log(sums.exps), tempered_log_sum = std::log(sums.tempered);
   const double nll = log_sum - target_x;  // >= 0: the sum contains e^0 = 1
   const double kd = temperature * (temperature * tempered_log_sum * sums.mixture - sums.mixture_logits);
   result[0] = static_cast<float>(nll);
-  result[1] = static_cast<float>(log_sum - sums.logits / static_cast<double>(V));
+  result[1] = static_cast<float>(log_sum - sums.logits / static_cast<double>(in.vocabulary));
   result[2] = mixture ? static_cast<float>(kd) : 0.0f;
   if (!student.out) return;
 
@@ -69,9 +67,9 @@ void student_row(const VocabularyRowKernels& kernels, const VocabularyRows& in, 
   const double plain = (one_softmax ? weight + teachers : weight) / sums.exps;
   const double tempered = one_softmax ? 0.0 : teachers / sums.tempered;
   char* out = static_cast<char*>(student.out) + bytes_before(row, in, student.out_type);
-  kernels.write_student[type][out_type](logits, mixture, out, V, scale, static_cast<float>(plain),
-                                        static_cast<float>(tempered), static_cast<float>(temperature));
-  kernels.put[out_type](out, target, static_cast<float>(at_target));
+  kernels.write_student(logits, mixture, out, student.out_type, scale,
+                        {static_cast<float>(plain), static_cast<float>(tempered), static_cast<float>(temperature)});
+  kernels.put(student.out_type, out, target, static_cast<float>(at_target));
 }
 
 }  // namespace

@@ -1,44 +1,55 @@
-// Inner loops of vocabulary_rows.cpp over one row, one table per instruction set. Arrays go by Dtype.
+// Inner loops of vocabulary_rows.cpp over one row, one table per instruction set.
 #pragma once
 
 #include <cstdint>
 
+#include "mnmt/types.h"
+
 namespace mnmt {
+
+// A row of n elements.
+struct RowView {
+  const void* data;
+  Dtype type;
+  std::int64_t n;
+};
 
 // With `max` the row's largest logit: x = logit - max <= 0 and y = x / temperature.
 struct RowScale {
   float max, inverse_temperature;
 };
 
-// Sums over a row of the student's logits z and the mixture's m, or of a teacher's logits.
+// Sums over a row of logits and, m, of the teachers' mixture. Those that are not asked for stay 0.
 struct RowSums {
-  double exps = 0;            // e^x
-  double tempered = 0;        // e^y
-  double tempered_y = 0;      // e^y y (teacher)
-  double logits = 0;          // x (student)
-  double mixture = 0;         // m (student with a mixture)
-  double mixture_logits = 0;  // m x (student with a mixture)
+  double exps;            // e^x
+  double tempered;        // e^y
+  double tempered_y;      // e^y y (teacher)
+  double logits;          // x (student)
+  double mixture;         // m (student with a mixture)
+  double mixture_logits;  // m x (student with a mixture)
+};
+
+// out = plain e^x + tempered e^y - mixture m; without a mixture only the first.
+struct StudentShares {
+  float plain, tempered, mixture;
 };
 
 struct VocabularyRowKernels {
   // The largest logit; the lowest finite number where all are -inf (masked words).
-  float (*largest[3])(const void* logits, std::int64_t n);
+  float (*largest)(RowView logits);
 
-  using Sum = RowSums (*)(const void* logits, const float* mixture, std::int64_t n, RowScale scale);
-  Sum sum_teacher[3], sum_student[3], sum_student_mixture[3];
+  RowSums (*sum_teacher)(RowView logits, RowScale scale);
+  RowSums (*sum_student)(RowView logits, const float* mixture, RowScale scale);  // mixture: null for none
 
   // mixture (+)= share e^y
-  using WriteTeacher = void (*)(const void* logits, float* mixture, std::int64_t n, RowScale scale, float share,
-                                bool accumulate);
-  WriteTeacher write_teacher[3];
+  void (*write_teacher)(RowView logits, float* mixture, RowScale scale, float share, bool accumulate);
 
-  // out = plain e^x + tempered e^y - temperature m; without a mixture only the first. [type of logits][type of out]
-  using WriteStudent = void (*)(const void* logits, const float* mixture, void* out, std::int64_t n, RowScale scale,
-                                float plain, float tempered, float temperature);
-  WriteStudent write_student[3][3];
+  // mixture: null for none; out may be the logits' own memory where the types are the same
+  void (*write_student)(RowView logits, const float* mixture, void* out, Dtype out_type, RowScale scale,
+                        StudentShares shares);
 
-  float (*get[3])(const void* data, std::int64_t i);
-  void (*put[3])(void* data, std::int64_t i, float x);
+  float (*get)(Dtype type, const void* data, std::int64_t i);
+  void (*put)(Dtype type, void* data, std::int64_t i, float x);
   void (*exps)(const float* x, float* e_x, std::int64_t n);  // mnmt::exponentials
 };
 

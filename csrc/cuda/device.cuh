@@ -194,5 +194,16 @@ __device__ inline double block_sum_of(const double* terms, std::int64_t count) {
   return sums[0];
 }
 
+// Row i, column j <= i of the lower triangle.
+__device__ inline std::int64_t pair_index(std::int64_t i, std::int64_t j) { return i * (i + 1) / 2 + j; }
+
+// The inverse. By counting: there are at most some hundred rows.
+__device__ inline void pair_of(std::int64_t pair, std::int64_t* i, std::int64_t* j) {
+  std::int64_t row = 0;
+  while (pair_index(row + 1, 0) <= pair) ++row;
+  *i = row;
+  *j = pair - pair_index(row, 0);
+}
+
 }  // namespace cuda
 }  // namespace mnmt

@@ -37,13 +37,25 @@ __global__ void __launch_bounds__(kThreads, 4) fisher_kernel(Table table, float 
 #pragma unroll
     for (int u = 0; u < kFisherUnroll; ++u) {
 #pragma unroll
-      for (int e = 0; e < V; ++e) f[u][e] = fmaf(scale * g[u][e], g[u][e], f[u][e]);
+      for (int e = 0; e < V; ++e) f[u][e] = fmaf(g[u][e] * g[u][e], scale, f[u][e]);
       store_floats(fisher, i + u * kStride, chunk.n, inside && chunk.whole(kFisher), f[u]);
     }
   }
 }
 
 }  // namespace
+
+std::string problem() {
+#if defined(__CUDACC__)
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, fisher_kernel<float>);
+  if (status != cudaSuccess) {
+    (void)cudaGetLastError();
+    return cudaGetErrorString(status);
+  }
+#endif
+  return {};
+}
 
 std::int64_t fisher_table_size(std::int64_t fragments) { return table_header(fragments) + 2 * fragments; }
 

@@ -3,7 +3,9 @@
 // Differences are taken element by element: expanding the square (or factoring F_j log F_i) into matrix products would
 // cancel for rows that are nearly equal, the pairs that matter. So this is bound by arithmetic, five operations per
 // unordered pair and element. A block takes 16 x 16 pairs over a chunk of columns, 128 at a time through shared memory,
-// where each logarithm is taken once; a thread owns 4 x 4 pairs and every 16th group of 4 columns.
+// where each logarithm is taken once; a thread owns 4 x 4 pairs and every 16th group of 4 columns. Values are
+// multiplied by `scale`, a power of two that brings the largest near 1, so that squares of Fisher values do not leave
+// fp32's range.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -37,14 +39,14 @@ struct PairTile {
 };
 
 // Rows row0 .. of 128 columns, with zeros (F and log alike, which add nothing) outside.
-__device__ inline void load_pair_tile(const float* values, std::int64_t rows, std::int64_t n, float eps,
+__device__ inline void load_pair_tile(const float* values, std::int64_t rows, std::int64_t n, float eps, float scale,
                                       std::int64_t row0, std::int64_t column0, PairTile* tile) {
 #pragma unroll 4
   for (int p = threadIdx.x; p < kPairTile * kColumns; p += kThreads) {
     const int r = p / kColumns, c = p % kColumns;
     const bool there = row0 + r < rows && column0 + c < n;
     const float f = there ? __ldg(values + (row0 + r) * n + column0 + c) : 0.0f;
-    tile->f[r][c] = f;
+    tile->f[r][c] = f * scale;
     tile->log[r][c] = there ? logf(f + eps) : 0.0f;
   }
 }
@@ -86,15 +88,15 @@ __device__ inline void add_pairs(const PairTile& left, const PairTile& right, in
 
 // partials [tiles, kPairSums, kPairs, chunks]; pair p is row p / 16 of the left tile and p % 16 of the right one.
 template <class Sum>
-__global__ void __launch_bounds__(kThreads, 2)
-    pair_kernel(const float* values, std::int64_t rows, std::int64_t n, float eps, PairCut cut, Sum* partials) {
+__global__ void __launch_bounds__(kThreads, 2) pair_kernel(const float* values, std::int64_t rows, std::int64_t n,
+                                                           float eps, float scale, PairCut cut, Sum* partials) {
   __shared__ union Shared {
     PairTile tiles[2];
     float sums[kThreads / 16][kPairs];
   } shared;
   const std::int64_t tile = blockIdx.x % cut.tiles, chunk = blockIdx.x / cut.tiles;
-  std::int64_t row = 0, column = tile;
-  while (column > row) column -= ++row;
+  std::int64_t row, column;
+  pair_of(tile, &row, &column);
   const int slice = threadIdx.x / 16, x = threadIdx.x / 4 % 4, y = threadIdx.x % 4;
   const std::int64_t end = (chunk + 1) * cut.columns < n ? (chunk + 1) * cut.columns : n;
   const PairTile& right = shared.tiles[row == column ? 0 : 1];
@@ -104,8 +106,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     float sums[kPairSums][4][4] = {};
     for (std::int64_t c = block; c < block + kPairBlock && c < end; c += kColumns) {
       __syncthreads();
-      load_pair_tile(values, rows, n, eps, row * kPairTile, c, &shared.tiles[0]);
-      if (row != column) load_pair_tile(values, rows, n, eps, column * kPairTile, c, &shared.tiles[1]);
+      load_pair_tile(values, rows, n, eps, scale, row * kPairTile, c, &shared.tiles[0]);
+      if (row != column) load_pair_tile(values, rows, n, eps, scale, column * kPairTile, c, &shared.tiles[1]);
       __syncthreads();
       add_pairs(shared.tiles[0], right, x, y, slice, sums);
     }
@@ -129,10 +131,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 // One block per pair: the chunks' sums in fixed order.
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
-    pair_finish(const Sum* partials, std::int64_t rows, std::int64_t chunks, Sum* mse, Sum* kl) {
+    pair_finish(const Sum* partials, std::int64_t rows, std::int64_t chunks, double scale, Sum* mse, Sum* kl) {
   const std::int64_t tile = blockIdx.x / kPairs, pair = blockIdx.x % kPairs;
-  std::int64_t row = 0, column = tile;
-  while (column > row) column -= ++row;
+  std::int64_t row, column;
+  pair_of(tile, &row, &column);
   const std::int64_t i = row * kPairTile + pair / kPairTile, j = column * kPairTile + pair % kPairTile;
   if (i >= rows || j >= i) return;  // a row and itself differ by nothing
   double sums[kPairSums];
@@ -141,10 +143,11 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
   }
   if (threadIdx.x == 0) {
-    mse[i * rows + j] += sums[0];
-    mse[j * rows + i] += sums[0];
-    kl[i * rows + j] += sums[1];
-    kl[j * rows + i] += sums[2];
+    const double squares = sums[0] / scale / scale;
+    mse[i * rows + j] += squares;
+    mse[j * rows + i] += squares;
+    kl[i * rows + j] += sums[1] / scale;
+    kl[j * rows + i] += sums[2] / scale;
   }
 }
 

@@ -52,13 +52,14 @@ std::int64_t pair_sums_workspace_size(std::int64_t rows, std::int64_t n) {
   return cut.tiles * kPairSums * kPairs * cut.chunks;
 }
 
-void pair_sums(const float* values, std::int64_t rows, std::int64_t n, float eps, double* workspace, double* mse,
-               double* kl, void* stream) {
+void pair_sums(const float* values, std::int64_t rows, std::int64_t n, float eps, float scale, double* workspace,
+               double* mse, double* kl, void* stream) {
   const PairCut cut = pair_cut(rows, n);
   if (cut.chunks == 0) return;
-  launch("pair_sums", &pair_kernel<double>, cut.tiles * cut.chunks, stream, values, rows, n, eps, cut, workspace);
+  launch("pair_sums", &pair_kernel<double>, cut.tiles * cut.chunks, stream, values, rows, n, eps, scale, cut,
+         workspace);
   launch("pair_sums: finish", &pair_finish<double>, cut.tiles * kPairs, stream, static_cast<const double*>(workspace),
-         rows, cut.chunks, mse, kl);
+         rows, cut.chunks, static_cast<double>(scale), mse, kl);
 }
 
 }  // namespace cuda

@@ -112,8 +112,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ------------------------------------------------------------------------------------------------- overlaps of all
-// pairs
+// ----------------------------------------------------------------------------------------------- overlaps of all pairs
 
 constexpr int kOverlapTile = 32;
 constexpr std::int64_t kOverlapChunk = 2048;  // words of 64 bits of every row of a tile
@@ -129,8 +128,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int p = threadIdx.x; p < kOverlapTile * kOverlapTile; p += kThreads) tile[p] = 0;
   __syncthreads();
 
-  std::int64_t row = 0, column = blockIdx.x % tiles;  // of tiles, column <= row
-  while (column > row) column -= ++row;
+  std::int64_t row, column;  // of tiles
+  pair_of(blockIdx.x % tiles, &row, &column);
   const std::int64_t begin = blockIdx.x / tiles * kOverlapChunk;
   const std::int64_t end = begin + kOverlapChunk < words ? begin + kOverlapChunk : words;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

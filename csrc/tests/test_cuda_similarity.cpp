@@ -75,31 +75,34 @@ void check_overlap(std::int64_t rows, std::int64_t words) {
   CHECK(counts == expected);
 }
 
-void check_pairs(std::int64_t rows, std::int64_t n) {
-  const float eps = 1e-8f;
+// `magnitude`, a power of two: Fisher values are means of squared gradients and may be as small as 1e-24.
+void check_pairs(std::int64_t rows, std::int64_t n, float magnitude = 1.0f) {
+  const float eps = 1e-8f * magnitude;
   std::vector<float> x = make(rows * n, Values::positive, n + rows);
+  for (float& value : x) value *= magnitude;
   if (rows > 1) std::copy_n(x.begin(), n / 2, x.begin() + n);  // two rows nearly alike
-  std::vector<double> mse(rows * rows, 0.5), kl = mse;
+  const double before = 0.5 * magnitude * magnitude;
+  std::vector<double> mse(rows * rows, before), kl = mse;
   const auto run = [&](std::vector<double>* m, std::vector<double>* k) {
     std::vector<double> workspace(cuda::pair_sums_workspace_size(rows, n), std::nan(""));
-    cuda::pair_sums(x.data(), rows, n, eps, workspace.data(), m->data(), k->data(), nullptr);
+    cuda::pair_sums(x.data(), rows, n, eps, 1.0f / magnitude, workspace.data(), m->data(), k->data(), nullptr);
   };
   emulation::reversed() = false;
   run(&mse, &kl);
   for (std::int64_t i = 0; i < rows; ++i) {
     for (std::int64_t j = 0; j < rows; ++j) {
-      double m = 0.5, k = 0.5, size = 0;
+      double m = before, k = before, size = 0;
       for (std::int64_t p = 0; p < n; ++p) {
         const double a = x[i * n + p], b = x[j * n + p];
         const double term = b * (std::log(b + eps) - std::log(a + eps));
         m += (a - b) * (a - b), k += term, size += std::fabs(term) + b;  // fp32 logarithms are off by about 1e-6
       }
-      CHECK_NEAR(mse[i * rows + j], m, 1e-6 * (m - 0.5) + 1e-15);
-      CHECK_NEAR(kl[i * rows + j], k, 3e-6 * size + 1e-15);
+      CHECK_NEAR(mse[i * rows + j], m, 1e-6 * (m - before) + 2e-15 * before);
+      CHECK_NEAR(kl[i * rows + j], k, 3e-6 * size + 2e-15 * before);
     }
   }
   emulation::reversed() = true;
-  std::vector<double> mse_again(rows * rows, 0.5), kl_again = mse_again;
+  std::vector<double> mse_again(rows * rows, before), kl_again = mse_again;
   run(&mse_again, &kl_again);
   CHECK(mse_again == mse && kl_again == kl);
 }
@@ -122,4 +125,6 @@ int main() {
   for (std::int64_t rows : {1, 2, 5, 16, 17})
     for (std::int64_t n : {0, 1, 7, 63, 300}) check_pairs(rows, n);
   check_pairs(3, 9001);
+  check_pairs(3, 300, std::ldexp(1.0f, -80));
+  check_pairs(3, 300, std::ldexp(1.0f, 80));
 }

@@ -14,6 +14,7 @@ import torch
 from .kernel_case import Case
 from .kernel_parameter_cases import fisher_accumulate_case, task_gram_case
 from .kernel_similarity_cases import DISTRIBUTIONS, masks_case, overlap_case, pair_sums_case, streamed_case, threshold_case
+from .kernel_tied_cases import segmented_step_case
 from .kernel_vocabulary_cases import cross_entropy_case, distillation_case
 from .kernel_wgrad_cases import segmented_linear_case
 
@@ -45,7 +46,7 @@ def _task_gram(device: str, size: str) -> Cases:
         for dtype in ("fp32", "bf16"):
             for K in TASKS:
                 d = 10_000_000 if K == 16 else 20_000_000
-                yield task_gram_case(K, d, dtype, device, compile_rival=K == 8)
+                yield task_gram_case(K, d, dtype, device, compile_rival=(K, dtype) == (8, "fp32"))
         yield task_gram_case(8, 20_000_000, "bf16", device, ragged=True)
         for variant in ("diagonal", "combination"):
             yield task_gram_case(8, 10_000_000, "fp32", device, variant=variant)
@@ -133,15 +134,19 @@ def _linear_distillation(device: str, size: str) -> Cases:
 def _segmented_wgrad(device: str, size: str) -> Cases:
     if size == "quick":
         yield segmented_linear_case(3, 64, 16, 24, "fp32")
+        yield segmented_step_case(3, 64, 500, 16, "fp32")
         return
     if size == "default":
         for dtype in ("fp32", "bf16"):
             yield segmented_linear_case(4, 4096, 512, 2048, dtype)
+            yield segmented_step_case(4, 2048, 8_000, 512, dtype)
         return
     for K in TASKS:
         for T in TOKENS:
             for H in WIDTHS:
                 yield segmented_linear_case(K, T, H, 4 * H, "bf16")
+    for K in TASKS:
+        yield segmented_step_case(K, 16384, 64_000, 512, "bf16")
 
 
 OPS: dict[str, Callable[[str, str], Cases]] = {

@@ -2,12 +2,14 @@
 
 Correctness first: each candidate is compared with fp64; one that is wrong is reported and not timed. Then all that are
 right take turns, from cold caches, so that a change of the machine's load or clock meets all of them; the first of a
-round changes from round to round. Their times are set beside the model's bytes or FLOPs and the machine's own peak,
-measured at the start of the same run. What cannot run, or runs out of memory, is a row that says so.
+round changes from round to round. Their times are set beside the model's bytes or FLOPs and the machine's own peak:
+that of memory is measured in every round, that of matrix products at the start of the same run. What cannot run, or runs
+out of memory, is a row that says so.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +19,10 @@ from typing import Any
 import torch
 
 from ..errors import MnmtError, nearest
-from ..kernels import native
+from ..kernels import backend, native
 from .kernel_case import OURS, Candidate, Case, Outputs, Unavailable, Workload, errors, kept, output_bytes, same_bits
 from .kernel_cases import OPS, Size, cases_of
-from .peaks import Peaks, measure_peaks
+from .peaks import Peaks, Stream, measure_peaks
 from .table import Row, row
 from .timing import Clock, available_bytes, peak_extra_bytes, release
 
@@ -51,7 +53,8 @@ def bench_kernels(
         threads: of a CPU's candidates; None: torch's setting.
 
     Raises:
-        MnmtError: E102 for an op or a device that does not exist, or a budget below zero.
+        MnmtError: E102 for an op or a device that does not exist, or a budget below zero; E804 where MNMT_KERNELS forces
+            what cannot run.
     """
     for name in ops:
         if name not in OPS:
@@ -60,6 +63,7 @@ def bench_kernels(
     if seconds is not None and not 0 <= seconds < float("inf"):
         raise MnmtError("E102", f"the budget per case is {seconds} s", where="--seconds", remedy="give 0 or more")
     place = _device(device)
+    backend.forced_kind()  # an unknown one is refused here, not in every row
     budget = seconds if seconds is not None else QUICK_SECONDS if size == "quick" else SECONDS[place.type]
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -108,10 +112,10 @@ def measure_case(case: Case, clock: Clock, peaks: Peaks, budget: float) -> list[
         return [_failed(case, OURS, _text(problem), settings)]
     findings = [check(candidate, work, truth, clock) for candidate in work.candidates]
     del truth
-    take_turns(findings, work, clock, budget)
+    rates = take_turns(findings, work, clock, budget, peaks.streams.get(case.cost.peak))
     rows: list[Row] = []
     for finding in findings:
-        rows += _rows(case, finding, peaks, settings)
+        rows += _rows(case, finding, peaks, rates, settings)
     return rows + _speed_ups(case, findings, settings)
 
 
@@ -134,11 +138,17 @@ def check(candidate: Candidate, work: Workload, truth: Outputs, clock: Clock) ->
     return finding
 
 
-def take_turns(findings: Sequence[Finding], work: Workload, clock: Clock, budget: float) -> None:
+def take_turns(
+    findings: Sequence[Finding], work: Workload, clock: Clock, budget: float, stream: Stream | None = None
+) -> list[float]:
     """Time the candidates round by round until the budget is used; who fails on the way drops out.
 
     The first round also looks at memory, and whether the bits are those of ``check``.
+
+    Returns:
+        the rate of ``stream`` in each round, bytes/s; empty without one.
     """
+    rates: list[float] = []
     began = time.perf_counter()
     for number in range(MAX_ROUNDS):
         passed = time.perf_counter() - began
@@ -148,6 +158,8 @@ def take_turns(findings: Sequence[Finding], work: Workload, clock: Clock, budget
         running = [f for f in findings if f.problem is None]
         if not running:
             break
+        if stream is not None:
+            rates.append(stream[1] / clock.time(stream[0])[0])
         first = number % len(running)
         for finding in running[first:] + running[:first]:
             with _failures(finding, clock):
@@ -156,6 +168,7 @@ def take_turns(findings: Sequence[Finding], work: Workload, clock: Clock, budget
                     _first_round(finding, work, clock)
                 else:
                     finding.seconds.append(clock.time(finding.call)[0])
+    return rates
 
 
 def _first_round(finding: Finding, work: Workload, clock: Clock) -> None:
@@ -181,12 +194,12 @@ def _failures(finding: Finding, clock: Clock) -> Iterator[None]:
         release(clock.device)
 
 
-def share_of_peak(amount: int, seconds: Sequence[float], peak: float) -> list[float]:
-    """Percent of a peak rate that ``amount`` (bytes or FLOPs) in these times comes to."""
-    return [100 * amount / s / peak for s in seconds]
+def share_of_peak(amount: int, seconds: Sequence[float], rates: Sequence[float]) -> list[float]:
+    """Percent of the peak rate of its round that ``amount`` (bytes or FLOPs) in each of these times comes to."""
+    return [100 * amount / s / rate for s, rate in zip(seconds, rates, strict=True)]
 
 
-def _rows(case: Case, finding: Finding, peaks: Peaks, settings: dict[str, Any]) -> list[Row]:
+def _rows(case: Case, finding: Finding, peaks: Peaks, rates: list[float], settings: dict[str, Any]) -> list[Row]:
     name, seconds, cost = finding.candidate.name, finding.seconds, case.cost
     settings = settings | {"rounds": len(seconds)}
     if finding.problem is not None:
@@ -202,12 +215,14 @@ def _rows(case: Case, finding: Finding, peaks: Peaks, settings: dict[str, Any]) 
         measured("time", [1e3 * s for s in seconds], "ms"),
         measured("rate", [cost.amount / s / giga for s in seconds], unit, model=cost.amount, formula=cost.formula),
     ]
-    peak = peaks.rates.get(cost.peak)
-    if peak is None:
+    if not rates and cost.peak in peaks.rates:
+        rates = [peaks.rates[cost.peak]] * len(seconds)
+    if not rates:
         why = peaks.missing.get(cost.peak, f"{cost.peak} was not measured")
         rows.append(measured("share of peak", None, "%", peak=cost.peak, error=why))
     else:
-        rows.append(measured("share of peak", share_of_peak(cost.amount, seconds, peak), "%", peak=cost.peak))
+        rows.append(measured("share of peak", share_of_peak(cost.amount, seconds, rates), "%", peak=cost.peak))
+        rows[-1]["settings"]["peak_rate"] = f"{statistics.median(rates) / giga:.4g} {unit}"
     extra = finding.extra_bytes
     missing = {} if extra is not None else {"error": "this system does not reset the high-water mark of memory"}
     rows.append(measured("extra memory", None if extra is None else extra / 2**20, "MiB", **missing))
@@ -235,6 +250,8 @@ def _failed(case: Case, candidate: str, problem: str, settings: dict[str, Any]) 
 
 def _settings(case: Case, device: torch.device) -> dict[str, Any]:
     settings = {"op": case.op, **case.shape, "device": device.type}
+    op = "vocabulary_rows" if case.op.startswith("linear_") else "task_gram" if case.op == "segmented_wgrad" else case.op
+    settings["runs"] = backend.implementation(op, device.type)
     if device.type == "cpu":
         settings["threads"] = torch.get_num_threads()
         settings["isa"] = native.module().isa() if native.problem is None else "not built"

@@ -149,6 +149,10 @@ def kernels() -> list[Check]:
     else:
         built = "CPU and CUDA" if native.module().cuda else "CPU only"
         checks = [Check("kernels", "ok", f"compiled for {built}; instruction set here: {native.module().isa()}")]
+    if forced := os.environ.get("MNMT_KERNELS"):
+        if forced not in backend.KINDS:
+            return [*checks, Check("kernels", "fail", f"MNMT_KERNELS is {forced!r}", f"one of: {', '.join(backend.KINDS)}")]
+        checks.append(Check("kernels", "warn", f"MNMT_KERNELS forces {forced}, whatever the lines below say", "unset it"))
     for op, fast in backend.FAST.items():
         problems = {kind: backend.problem(op, kind) for kind in kinds}
         runs = ", ".join(f"{fast[kind] if problems[kind] is None else 'torch reference'} on {kind}" for kind in kinds)

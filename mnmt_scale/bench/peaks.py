@@ -17,7 +17,7 @@ from ..kernels import native
 from .table import Row, row
 from .timing import Clock
 
-REPETITIONS = 9
+REPETITIONS = 9  # of a stream; products, which take seconds, five times
 STREAM_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 QUICK_STREAM_BYTES = 8 << 20
 PRODUCTS = {
@@ -29,12 +29,18 @@ QUICK_PRODUCTS = [(64, 64, 512)]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+Stream = tuple[Callable[[], object], int]
+"""The call to time, and its bytes or FLOPs."""
+
+
 @dataclass
 class Peaks:
     """Rates by name (``read``, ``copy``, ``update`` in bytes/s; ``product fp32``, ``product bf16`` in FLOP/s), the rows that
-    say so, and why a rate is missing."""
+    say so, and why a rate is missing. ``streams`` (call, bytes) are those of memory: short enough to be measured again
+    beside every case, since the bandwidth of a shared machine changes by a factor of two within minutes."""
 
     rates: dict[str, float] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -46,7 +52,9 @@ def measure_peaks(device: torch.device, clock: Clock, wanted: Container[str], *,
     n = (QUICK_STREAM_BYTES if quick else STREAM_BYTES[device.type]) // 4
     settings = {"op": "machine", "device": device.type, "threads": torch.get_num_threads()}
     for name, start in (("read", _read), ("copy", _copy), ("update", _update)):
-        _measure(peaks, name, f"{name}, {4 * n >> 20} MiB", start(n, device), clock, settings)
+        stream = _measure(peaks, name, f"{name}, {4 * n >> 20} MiB", start(n, device), clock, settings)
+        if stream is not None and name in wanted:
+            peaks.streams[name] = stream
     products = QUICK_PRODUCTS if quick else PRODUCTS[device.type]
     for dtype_name, dtype in DTYPES.items():
         for m, k, n in products if f"product {dtype_name}" in wanted else ():
@@ -58,26 +66,23 @@ def measure_peaks(device: torch.device, clock: Clock, wanted: Container[str], *,
     return peaks
 
 
-Start = Callable[[], tuple[Callable[[], object], int]]
-"""Gives the call to time, and its bytes or FLOPs."""
-
-
-def _measure(peaks: Peaks, name: str, case: str, start: Start, clock: Clock, settings: dict) -> None:
+def _measure(peaks: Peaks, name: str, case: str, start: Callable[[], Stream], clock: Clock, settings: dict) -> Stream | None:
     giga, unit = (1e12, "TFLOP/s") if name.startswith("product") else (1e9, "GB/s")
     metric = "rate" if name.startswith("product") else "bandwidth"
     try:
         call, work = start()
         call()
-        rates = [work / clock.time(call)[0] for _ in range(REPETITIONS)]
+        rates = [work / clock.time(call)[0] for _ in range(5 if name.startswith("product") else REPETITIONS)]
     except Exception as problem:
         peaks.missing.setdefault(name, f"{name} was not measured: {problem}")
         peaks.rows.append(row("kernels", case, "machine", metric, None, unit, **settings, error=str(problem)))
-        return
+        return None
     peaks.rates[name] = max(peaks.rates.get(name, 0.0), statistics.median(rates))
     peaks.rows.append(row("kernels", case, "machine", metric, [r / giga for r in rates], unit, **settings))
+    return call, work
 
 
-def _read(n: int, device: torch.device) -> Start:
+def _read(n: int, device: torch.device) -> Callable[[], Stream]:
     def start():
         data = torch.ones(n, device=device)
         if device.type == "cuda":
@@ -90,7 +95,7 @@ def _read(n: int, device: torch.device) -> Start:
     return start
 
 
-def _copy(n: int, device: torch.device) -> Start:
+def _copy(n: int, device: torch.device) -> Callable[[], Stream]:
     def start():
         source, target = torch.ones(n, device=device), torch.zeros(n, device=device)
         return lambda: target.copy_(source), 8 * n
@@ -98,7 +103,7 @@ def _copy(n: int, device: torch.device) -> Start:
     return start
 
 
-def _update(n: int, device: torch.device) -> Start:
+def _update(n: int, device: torch.device) -> Callable[[], Stream]:
     def start():
         source, target = torch.ones(n, device=device), torch.zeros(n, device=device)
         return lambda: target.addcmul_(source, source, value=1e-3), 12 * n
@@ -106,7 +111,7 @@ def _update(n: int, device: torch.device) -> Start:
     return start
 
 
-def _product(m: int, k: int, n: int, dtype: torch.dtype, device: torch.device) -> Start:
+def _product(m: int, k: int, n: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Stream]:
     def start():
         a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
         out = torch.empty(m, n, device=device, dtype=dtype)

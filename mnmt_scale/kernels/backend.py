@@ -9,7 +9,10 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+
+import torch
 
 from ..errors import MnmtError
 from . import native
@@ -26,12 +29,13 @@ FAST = {
 ``linear_distillation``, whose matrix products are torch's everywhere."""
 
 KINDS = ("reference", "native", "triton")
-_forced: ContextVar[str | None] = ContextVar("mnmt_kernels", default=None)
+_forced: list[str] = []
+"""Of the process, not of a thread: the backward pass of a GPU runs in threads of its own."""
 _said: set[tuple[str, str]] = set()
 
 
-def implementation(op: str, device_type: str) -> str:
-    """``reference``, ``native`` or ``triton``: what runs ``op`` on this kind of device.
+def implementation(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str:
+    """``reference``, ``native`` or ``triton``: what runs ``op`` on this kind of device. fp64 has only the references.
 
     Raises:
         MnmtError: E804 where the forced implementation cannot run.
@@ -44,13 +48,15 @@ def implementation(op: str, device_type: str) -> str:
         if forced == "triton" and op == "vocabulary_rows":
             fast = "triton"  # on CPU in Triton's interpreter
         problem = _problem(forced, device_type) if fast == forced else f"it has no {forced} version for {device_type}"
+        if dtype == torch.float64:
+            problem = f"it has no {forced} version for {dtype}"
         if problem:
             raise MnmtError("E804", f"{op} was forced to be {forced}, but {problem}", where="MNMT_KERNELS",
                             remedy="unset it, or choose reference")  # fmt: skip
         return forced
-    if fast is None:
+    if dtype == torch.float64:
         return "reference"
-    problem = _problem(fast, device_type)
+    problem = _problem(fast, device_type) if fast else f"it has no fast version for {device_type}"
     if problem is None:
         return fast
     if (op, device_type) not in _said:
@@ -61,7 +67,7 @@ def implementation(op: str, device_type: str) -> str:
 
 def forced_kind() -> str | None:
     """What ``forced`` or MNMT_KERNELS asks for; None where the choice is free."""
-    kind = _forced.get() or os.environ.get("MNMT_KERNELS") or None
+    kind = _forced[-1] if _forced else os.environ.get("MNMT_KERNELS") or None
     if kind is not None and kind not in KINDS:
         raise MnmtError("E804", f"there are no {kind!r} kernels", where="MNMT_KERNELS", remedy=f"one of: {', '.join(KINDS)}")
     return kind
@@ -69,13 +75,13 @@ def forced_kind() -> str | None:
 
 @contextmanager
 def forced(kind: str) -> Iterator[None]:
-    """Within the block every op runs as ``kind``: the references, say, for second derivatives."""
+    """Within the block every op of the process runs as ``kind``: the references, say, for second derivatives."""
     assert kind in KINDS, kind
-    token = _forced.set(kind)
+    _forced.append(kind)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.pop()
 
 
 def problem(op: str, device_type: str) -> str | None:
@@ -93,10 +99,15 @@ def _problem(kind: str, device_type: str) -> str | None:
 
 
 def _triton_problem(device_type: str) -> str | None:
-    from importlib.util import find_spec
-
-    if find_spec("triton") is None:
+    if not _triton_installed():
         return "triton is not installed"
     if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return "Triton runs on CPU only in its interpreter (TRITON_INTERPRET=1)"
+    if device_type == "cuda" and torch.cuda.is_available() and (found := torch.cuda.get_device_capability()) < (8, 0):
+        return f"Triton needs compute capability 8.0, this GPU has {found[0]}.{found[1]}"
     return None
+
+
+@cache
+def _triton_installed() -> bool:
+    return find_spec("triton") is not None

@@ -10,7 +10,8 @@ is made as a matrix. The rest of the gradient, ``- w0 eps / V`` in every entry, 
 results: ``w0 eps / V * sum_v weight[v]`` to each row of the hidden gradient, and ``eps / V * sum_t scale_t w0_t hidden_t``
 to each row of the weight gradient, once.
 
-``dz`` is scaled only after it went through a product: in fp16 it would vanish with the scale, which is 1 / tokens.
+``dz`` is scaled only after it went through a product, and in fp16 the scales (1 / tokens) are brought up to 1 first and
+their factor applied in the backward pass together with the loss scale: else they would vanish.
 """
 
 from __future__ import annotations
@@ -178,9 +179,16 @@ def per_task(columns: Tensor, rows: Tensor | None, tokens: int, segments: Sequen
 
 
 def check_student(
-    hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, segments: Sequence[int], label_smoothing: float
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    segments: Sequence[int],
+    label_smoothing: float,
+    chunk_tokens: int | None = None,
 ) -> None:
-    """What can be said without looking at a value.
+    """What can be said without looking at a value. Values of ``hidden`` and ``weight`` are not looked at: where they are
+    not finite, neither are the losses.
 
     Raises:
         ValueError: names the argument and both values.
@@ -190,6 +198,8 @@ def check_student(
     T = hidden.shape[0]
     check_shape("weight", weight, (None, hidden.shape[1]), "the width of hidden")
     check_like("weight", weight, "hidden", hidden)
+    if weight.shape[0] == 0:
+        raise ValueError("weight has V = 0 rows, but needs at least 1")
     check_shape("targets", targets, (T,), "hidden")
     check_dtype("targets", targets, (torch.int64,))
     check_like("targets", targets, "hidden", hidden, dtype=False)
@@ -197,12 +207,16 @@ def check_student(
     check_like("scale", scale, "hidden", hidden, dtype=False)
     if not scale.is_floating_point():
         raise ValueError(f"scale is {scale.dtype}, but must be a floating-point type")
-    if not segments or segments[0] != 0 or segments[-1] != T:
+    if len(segments) < 2:
+        raise ValueError(f"segments must bound at least 1 task, but is {tuple(segments)}")
+    if segments[0] != 0 or segments[-1] != T:
         raise ValueError(f"segments must go from 0 to the {T} tokens of hidden, but is {tuple(segments)}")
     if any(a > b for a, b in pairwise(segments)):
         raise ValueError(f"segments must not decrease, but is {tuple(segments)}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}, but must lie in [0, 1)")
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens is {chunk_tokens}, but must be 1 or more")
 
 
 def target_facts(targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

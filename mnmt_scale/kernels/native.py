@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -30,7 +31,16 @@ def problem_on(device_type: str) -> str | None:
     """Why the compiled kernels cannot run on this kind of device; None where they can."""
     if problem is None and device_type == "cuda" and not module().cuda:
         return "mnmt_scale._C was built without CUDA (nvcc was not found)"
+    if problem is None and device_type == "cuda" and torch.cuda.is_available():
+        return _problem_of_gpu(torch.cuda.current_device())
     return problem
+
+
+@cache
+def _problem_of_gpu(device: int) -> str | None:
+    with torch.cuda.device(device):
+        said = module().cuda_problem()
+    return f"its CUDA kernels cannot run on {torch.cuda.get_device_name(device)}: {said}" if said else None
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[int]:

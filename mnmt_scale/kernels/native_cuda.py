@@ -10,6 +10,7 @@ multiprocessors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -123,8 +124,10 @@ def pair_sums(values: Tensor, mse: Tensor, kl: Tensor, eps: float) -> None:
     native, device = module(), values.device
     with torch.cuda.device(device):
         workspace = torch.empty(native.cuda_pair_sums_workspace_size(rows, n), dtype=torch.float64, device=device)
+        _, exponent = math.frexp(values.amax().item()) if values.numel() else (0.0, 0)
+        scale = 2.0 ** max(-126, min(126, 1 - exponent))
         pointers = workspace.data_ptr(), mse.data_ptr(), kl.data_ptr(), stream(device)
-        native.cuda_pair_sums(values.data_ptr(), rows, n, eps, *pointers)
+        native.cuda_pair_sums(values.data_ptr(), rows, n, eps, scale, *pointers)
 
 
 def _table(size: int, plan: Callable[[int], int], device: torch.device) -> tuple[Tensor, int]:
@@ -132,6 +135,8 @@ def _table(size: int, plan: Callable[[int], int], device: torch.device) -> tuple
 
     torch keeps the pinned block until the copy is done, so the buffer may be dropped at once.
     """
+    if torch.cuda.is_current_stream_capturing():  # a replay would copy from memory that was given back
+        raise RuntimeError("ops on lists of fragments cannot be captured in a CUDA graph")
     host = torch.empty(size, dtype=torch.int64, device="cpu", pin_memory=True)
     chunks = plan(host.data_ptr())
     return host.to(device, non_blocking=True), chunks

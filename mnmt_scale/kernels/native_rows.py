@@ -30,7 +30,7 @@ def teacher_rows(
     _check(mixture, (n, V), torch.float32)
     _check(weights, (n,), torch.float32)
     _check(targets, (n,), torch.int64)
-    results = torch.empty(n, 2)
+    results = torch.empty(n, 2, dtype=torch.float32, device="cpu")
     native.module().teacher_rows(
         logits.data_ptr(), native.DTYPES[logits.dtype], n, V, mixture.data_ptr(), weights.data_ptr(), targets.data_ptr(),
         temperature, accumulate, results.data_ptr(), native.threads(),
@@ -72,7 +72,7 @@ def student_rows(
         _check(out, (n, V), *native.DTYPES)
         assert out.dtype == logits.dtype or out.data_ptr() != logits.data_ptr(), (out.dtype, logits.dtype)
     out_type = native.DTYPES[(logits if out is None else out).dtype]
-    results = torch.empty(n, 3)
+    results = torch.empty(n, 3, dtype=torch.float32, device="cpu")
     native.module().student_rows(
         logits.data_ptr(), native.DTYPES[logits.dtype], n, V, _address(out), out_type, targets.data_ptr(),
         _address(weights), _address(mixture), _address(mixture_weights), label_smoothing, temperature,

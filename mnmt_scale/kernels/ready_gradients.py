@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import backend
+from .once import differentiable_once
 
 
 def wanted(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
@@ -18,10 +18,11 @@ def wanted(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
 
 
 def save(ctx, output: Sequence[Tensor]) -> None:
-    """Keep the op's last two outputs, the gradients of hidden and weight; only the first output is differentiable."""
+    """Keep the op's last three outputs, the gradients of hidden and weight and what they are still to be multiplied by;
+    only the first output is differentiable."""
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[-2:])
+    ctx.save_for_backward(*output[-3:])
 
 
 def hand_out(ctx, d_total: Tensor | None, *_: None) -> tuple[Tensor | list[None] | None, ...]:
@@ -30,19 +31,38 @@ def hand_out(ctx, d_total: Tensor | None, *_: None) -> tuple[Tensor | list[None]
     return *_scaled(ctx, d_total), *others
 
 
-@once_differentiable
+@differentiable_once
 def _scaled(ctx, d_total: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if d_total is None:
         return None, None
-    gradients = ctx.saved_tensors
+    *gradients, factor = ctx.saved_tensors
+    d_total = d_total * factor
     # where looking is cheap, a gradient of 1 saves a pass over [V, D]; a traced one cannot be looked at
     if type(d_total) is not Tensor or d_total.device.type != "cpu" or d_total.item() != 1.0:
-        gradients = [g * d_total.to(g.dtype) for g in gradients]
+        gradients = [_times(g, d_total) for g in gradients]
     d_hidden, d_weight = (g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad))
     return d_hidden, d_weight
 
 
+def _times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """In fp16 a loss scale, or one over the number of tokens, is beyond the type's range: then the product is fp32."""
+    if gradient.dtype == torch.float16:
+        return (gradient.float() * factor).half()
+    return gradient * factor.to(gradient.dtype)
+
+
+def in_range(scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scales to form gradients of ``dtype`` with, and the factor left for the backward pass. In fp16 gradients with scales of
+    1 / tokens would vanish before a loss scale comes in, so they are formed with scales up to 1."""
+    one = scale.new_ones(())
+    if dtype != torch.float16 or scale.numel() == 0:
+        return scale, one
+    factor = scale.abs().amax().clamp(min=torch.finfo(scale.dtype).tiny)
+    return scale / factor, factor
+
+
 @torch.compiler.assume_constant_result
 def unfused() -> bool:
-    """Whether the references were asked for: whole matrices, differentiable twice."""
+    """Whether the references were asked for: whole matrices, differentiable twice. A compiled graph keeps the answer of the
+    time when it was traced."""
     return backend.forced_kind() == "reference"

@@ -135,3 +135,8 @@ def check_top_k(name: str, teacher: TopKTeacher, rows: Tensor | None, vocabulary
         low, high = torch.stack(torch.aminmax(rest)).tolist()
         if not (low >= 0 and high <= 1):
             raise ValueError(f"{name}.rest holds {low if not low >= 0 else high}, but a probability lies in 0..1")
+    log_p = teacher.log_probabilities if rows is None else teacher.log_probabilities[rows]
+    if log_p.numel():
+        high = log_p.amax().item()
+        if not high <= 1e-2:  # narrow types round beyond 0
+            raise ValueError(f"{name}.log_probabilities holds {high}, but a logarithm of a probability is at most 0")

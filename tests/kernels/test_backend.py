@@ -1,8 +1,10 @@
 """Which implementation runs, what forces it, and what is said when a kernel cannot run here."""
 
 import logging
+import threading
 
 import pytest
+import torch
 
 from mnmt_scale.errors import MnmtError
 from mnmt_scale.kernels import backend, native
@@ -31,8 +33,9 @@ def test_falls_back_and_says_so_once(monkeypatch, caplog):
     ]
 
 
-def test_a_device_without_fast_version_runs_the_reference():
+def test_a_device_without_fast_version_runs_the_reference(caplog):
     assert backend.implementation("task_gram", "mps") == "reference"
+    assert "task_gram on mps runs on its torch reference: it has no fast version for mps" in caplog.text
 
 
 @pytest.mark.parametrize("op", sorted(backend.FAST))
@@ -76,3 +79,28 @@ def test_a_forced_block_goes_over_the_environment(monkeypatch):
     monkeypatch.setenv("MNMT_KERNELS", "reference")
     with backend.forced("native"):
         assert backend.implementation("task_gram", "cpu") == "native"
+
+
+def test_fp64_has_only_references(monkeypatch):
+    assert backend.implementation("task_gram", "cpu", torch.float64) == "reference"
+    with backend.forced("native"), pytest.raises(MnmtError, match=r"E804.*no native version for torch.float64"):
+        backend.implementation("task_gram", "cpu", torch.float64)
+    monkeypatch.setenv("MNMT_KERNELS", "foo")
+    with pytest.raises(MnmtError, match="'foo'"):
+        backend.implementation("task_gram", "cpu", torch.float64)
+
+
+def test_threads_see_what_is_forced():
+    """As autograd's do, in which the backward pass of a GPU runs."""
+    seen = []
+    with backend.forced("reference"):
+        thread = threading.Thread(target=lambda: seen.append(backend.forced_kind()))
+        thread.start()
+        thread.join()
+    assert seen == ["reference"]
+
+
+def test_a_gpu_that_is_too_old_falls_back(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    assert backend.problem("vocabulary_rows", "cuda") == "Triton needs compute capability 8.0, this GPU has 7.0"

@@ -19,7 +19,7 @@ fused = ops.linear_cross_entropy
 def rows(request, monkeypatch):
     """The chunks' row kernels: those of this device, and those in torch."""
     if request.param == "torch":
-        monkeypatch.setattr(vocabulary_rows, "implementation", lambda op, device_type: "reference")
+        monkeypatch.setattr(vocabulary_rows, "implementation", lambda op, device_type, dtype: "reference")
 
 
 def case(T=23, D=8, V=31, dtype=torch.float64, ignored=0.2, seed=0):
@@ -198,15 +198,48 @@ def test_gradients_add_up_over_backward_passes():
     torch.testing.assert_close(weight.grad, 3 * once)
 
 
-def test_second_derivatives_need_the_reference():
+@pytest.mark.parametrize("squared", [False, True])
+def test_second_derivatives_need_the_reference(squared):
+    """Of the loss itself too, whose incoming gradient does not require one."""
     hidden, weight, targets, scale = case(T=5, D=3, V=4)
-    (gradient,) = torch.autograd.grad(fused(hidden, weight, targets, scale, (0, 5))[0].square(), hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+
+    def gradient():
+        total = fused(hidden.tanh(), weight, targets, scale, (0, 5))[0]
+        return torch.autograd.grad(total.square() if squared else total, hidden, create_graph=True)[0]
+
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        gradient()
     with backend.forced("reference"):
-        (gradient,) = torch.autograd.grad(fused(hidden, weight, targets, scale, (0, 5))[0].square(), hidden, create_graph=True)
-        (second,) = torch.autograd.grad(gradient.square().sum(), hidden)
-    assert second.norm() > 0
+        assert torch.autograd.gradgradcheck(lambda h: fused(h.tanh(), weight, targets, scale, (0, 5))[0], hidden)
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0, 65536.0])
+@pytest.mark.parametrize("tokens", [512, 1 << 20])
+def test_fp16_gradients_survive_small_scales_and_large_loss_scales(loss_scale, tokens):
+    """Scales are 1 / tokens, a loss scale comes with the backward pass; only their product has to be within fp16."""
+    hidden, weight, targets, _ = case(T=64, D=32, V=97, dtype=torch.float16, ignored=0.0)
+    factor = loss_scale / tokens
+    if factor < 1e-3:
+        return  # the product vanishes in fp16 however it is formed
+    scale = torch.full((64,), 1 / tokens)
+    ours = run(fused, hidden, weight, targets, scale, (0, 64), 0.1, upstream=loss_scale)
+    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    truth = run(reference, *wide, targets, scale.double(), (0, 64), 0.1, upstream=loss_scale)
+    for a, b in zip(ours[4:], truth[4:], strict=True):
+        assert (a.double() - b).norm() <= 4e-3 * b.norm()
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_does_not_matter(default):
+    inputs = case(dtype=torch.float32)
+    expected = run(fused, *inputs, (0, 23), 0.1)
+    torch.set_default_dtype(default)
+    try:
+        ours = run(fused, *inputs, (0, 23), 0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(ours, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_strided_inputs():

@@ -22,7 +22,7 @@ W0 = [1.0, 0.5, 0.25, 0.0]
 def rows(request, monkeypatch):
     """The chunks' row kernels: those of this device, and those in torch."""
     if request.param == "torch":
-        monkeypatch.setattr(vocabulary_rows, "implementation", lambda op, device_type: "reference")
+        monkeypatch.setattr(vocabulary_rows, "implementation", lambda op, device_type, dtype: "reference")
 
 
 def case(T=23, D=8, V=31, dtype=torch.float64, ignored=0.2, seed=0, kinds="hpk"):
@@ -295,3 +295,17 @@ def test_opcheck_and_one_node_of_a_compiled_graph():
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
     for a, b in zip(torch.autograd.grad(compiled(hidden, weight), (hidden, weight)), expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_teacher_of_weight_0_may_hold_anything():
+    hidden, weight, targets, scale, segments, (teacher,) = case(kinds="h")
+    bad = ops.HiddenTeacher(torch.full_like(teacher.hidden, float("nan")), teacher.weight)
+    for options in ({}, {"every_teacher_nll": True}):
+        arguments = (hidden, weight, targets, scale, segments, [teacher, bad], [[1.0, 0.0]] * 4, 1.0)
+        ours = run(*arguments, **options)
+        expected = run(*arguments[:5], [teacher], [[1.0]] * 4, 1.0, **options)
+        with backend.forced("reference"):
+            plain = run(*arguments, **options)
+        for name in ("total", "distillation", "d_hidden", "d_weight"):
+            torch.testing.assert_close(ours[name], expected[name])
+            torch.testing.assert_close(plain[name], expected[name])

@@ -263,11 +263,32 @@ def test_bad_input():
 
     refused(r"segments cover 3 rows.* 4", segments=Segments.of((0, 3)))
     refused(r"task 1.* 1 tasks", segments=Segments((0, 4), (1,)))
-    refused(r"weight has shape \[5, 2\].*\[4, 3\]", weight=w[:, :2])
+    refused(r"weight has shape \[5, 2\], but the width of hidden needs \[\*, 3\]", weight=w[:, :2])
     refused(r"weight is torch.float64, but hidden is torch.float32", weight=w.double())
-    refused(r"targets has shape \[3\].*\[4, 3\]", targets=y[:3])
-    refused(r"targets holds 5, but weight has 5 rows", targets=y + 5)
-    refused(r"targets holds -1, but weight has 5 rows", targets=y - 1)
+    refused(r"targets has shape \[3\], but hidden needs \[4\]", targets=y[:3])
+    refused(r"targets holds [5-9], but weight has V = 5 rows", targets=y + 5)
+    refused(r"targets holds -1, but weight has V = 5 rows", targets=y - 1)
     refused(r"targets is torch.int32", targets=y.int())
-    refused(r"scale has shape \[3\].*\[4, 3\]", scale=ones[:3])
+    refused(r"scale has shape \[3\], but hidden needs \[4\]", scale=ones[:3])
     refused(r"embedding_ids holds 9, but weight has 5 rows", ids=y + 9)
+
+
+def test_a_gram_without_its_cross_terms_is_not_given_out():
+    """A tied output layer whose embedding was left out of the tape, or whose backward pass has not run."""
+    h, w, y = torch.randn(4, 3), torch.randn(5, 3, requires_grad=True), torch.tensor([0, 1, 2, 3])
+    tape = TaskTape(1)
+    total, *_ = segmented_linear_cross_entropy(h, w, y, torch.ones(4), Segments.of((0, 4)), tape, "o", embedding_ids=y)
+    total.backward()
+    with pytest.raises(ValueError, match=r"gram lacks inner products: 1 output layer got embedding_ids, but 0 backward passes"):
+        _ = tape.gram
+
+
+def test_second_derivatives_are_refused():
+    h, w, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True), torch.tensor([0, 1, 2, 3])
+    s, ones = Segments.of((0, 4)), torch.ones(4)
+    total, *_ = segmented_linear_cross_entropy(h, w, y, ones, s, TaskTape(1), "o")
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        total.backward(create_graph=True)
+    out = segmented_wgrad.segmented_linear(h, w, None, s, TaskTape(1), "l").sum()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        out.backward(create_graph=True)

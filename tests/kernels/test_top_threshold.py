@@ -149,3 +149,16 @@ def test_a_stream_that_changes_between_readings():
     readings = iter([torch.arange(64.0), torch.ones(64) * 70, torch.arange(64.0)])
     with pytest.raises(ValueError, match="when read first"):
         top_threshold(lambda: [next(readings)], count=3)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_does_not_matter(default):
+    row = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0))
+    expected = row.sort(descending=True).values[(4 << 20) // 10 - 1]
+    torch.set_default_dtype(default)
+    try:
+        found = top_threshold(row, count=(4 << 20) // 10)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert found.item() == expected.item()

@@ -5,11 +5,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "mnmt/types.h"
 
 namespace mnmt {
 namespace cuda {
+
+// Why kernels cannot run on the current device (no machine code for it, driver too old); empty where they can.
+std::string problem();
 
 // The Gram matrix of `tasks` gradients of `fragments` fragments each, with or without a diagonal and a combination.
 struct Gram {
@@ -56,10 +60,11 @@ void pack_masks(const float* values, std::int64_t rows, std::int64_t n, const fl
 void mask_overlap(const std::int64_t* masks, std::int64_t rows, std::int64_t words, std::int64_t* counts, void* stream);
 
 // For all pairs of rows i, j of values [rows, n]: mse [rows, rows] += sum (F_i - F_j)^2 and
-// kl [rows, rows] += sum F_j (log(F_j + eps) - log(F_i + eps)).
+// kl [rows, rows] += sum F_j (log(F_j + eps) - log(F_i + eps)). `scale`: a power of two that brings the largest value
+// near 1.
 std::int64_t pair_sums_workspace_size(std::int64_t rows, std::int64_t n);  // doubles
-void pair_sums(const float* values, std::int64_t rows, std::int64_t n, float eps, double* workspace, double* mse,
-               double* kl, void* stream);
+void pair_sums(const float* values, std::int64_t rows, std::int64_t n, float eps, float scale, double* workspace,
+               double* mse, double* kl, void* stream);
 
 }  // namespace cuda
 }  // namespace mnmt

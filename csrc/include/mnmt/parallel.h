@@ -3,14 +3,25 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 
 namespace mnmt {
 
-// body(i) for i in [0, n), in any order, on up to `threads` threads. `body` must not throw.
+// body(i) for i in [0, n), in any order, on up to `threads` threads; one of the exceptions, if there are any, is
+// rethrown.
 template <class Body>
 void parallel_for(std::int64_t n, int threads, const Body& body) {
+  std::exception_ptr failure;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1 && n > 1)
-  for (std::int64_t i = 0; i < n; ++i) body(i);
+  for (std::int64_t i = 0; i < n; ++i) {
+    try {
+      body(i);
+    } catch (...) {
+#pragma omp critical(mnmt_parallel_for)
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 // The sum of n terms term(0) .. term(n - 1) as a balanced tree: the same bits whoever computed the terms.

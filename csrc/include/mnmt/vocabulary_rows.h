@@ -19,9 +19,9 @@ struct VocabularyRows {
 };
 
 struct TeacherMixture {
-  float* mixture = nullptr;        // row t (+)= weights[t] softmax(logits[t] / temperature)
-  const float* weights = nullptr;  //
-  bool accumulate = false;         // += instead of =
+  float* mixture = nullptr;  // row t (+)= weights[t] softmax(logits[t] / temperature)
+  const float* weights = nullptr;
+  bool accumulate = false;  // += instead of =
 };
 
 struct StudentLoss {
@@ -36,9 +36,10 @@ struct StudentLoss {
 // results [rows, 2]: -log softmax(logits)[target]; entropy of softmax(logits / temperature).
 void teacher_rows(const VocabularyRows& in, const TeacherMixture& teacher, float* results);
 
-// results [rows, 3]: -log p_target; mean_v -log p_v; temperature^2 sum_v mixture_v (-log
-// softmax(logits/temperature)_v). out = w0 (p - (1 - label_smoothing) onehot(target)) + temperature (W softmax(logits /
-// temperature) - mixture).
+// results [rows, 3]: -log p_target; mean_v -log p_v; and, with q = softmax(logits / temperature),
+// temperature^2 sum_v mixture_v (-log q_v).
+//
+// out = w0 (p - (1 - label_smoothing) onehot(target)) + temperature (W q - mixture).
 void student_rows(const VocabularyRows& in, const StudentLoss& student, float* results);
 
 // e_x[i] = e^x[i] for x <= 88 as the rows take it (cpu/simd_exp.h); for tests.

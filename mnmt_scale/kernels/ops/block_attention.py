@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..backend import forced_kind
 from ..blocks import Block, BlockLayout
+from ..once import differentiable_once
 from ..reference import block_attention as reference
 
 MAX_POSITIONS = 256
@@ -33,7 +34,7 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, dropou
         ``MAX_POSITIONS`` positions).
     """
     longest = max(max(b.queries, b.keys) for b in layout.blocks)
-    if q.device.type != "cpu" or dropout or longest > MAX_POSITIONS:
+    if q.device.type != "cpu" or dropout or longest > MAX_POSITIONS or forced_kind() == "reference":
         return reference.block_attention(q, k, v, layout, dropout)
     return _BlockAttention.apply(q, k, v, layout)
 
@@ -54,7 +55,7 @@ class _BlockAttention(torch.autograd.Function):
         return layout.query.to_tokens(out)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, d_out: Tensor):
         layout: BlockLayout = ctx.layout
         q, k, v, *kept = ctx.saved_tensors

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..backend import forced_kind
+from ..once import differentiable_once
 from ..reference import dropout_add as reference
 
 STEPS = 1 << 16
@@ -28,7 +29,7 @@ def dropout_add(residual: Tensor | None, x: Tensor, p: float, training: bool = T
     """
     if not training or p == 0.0:
         return x if residual is None else residual + x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or forced_kind() == "reference":
         return reference.dropout_add(residual, x, p)
     return _DropoutAdd.apply(residual, x, p)
 
@@ -46,7 +47,7 @@ class _DropoutAdd(torch.autograd.Function):
         return torch.addcmul(residual, x, keep, value=ctx.factor)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor):
         (keep,) = ctx.saved_tensors
         d_residual = grad if ctx.needs_input_grad[0] else None

@@ -4,7 +4,8 @@ The gradients are computed in the forward pass (``kernels.chunks`` says how); th
 the weight is kept for it (under ZeRO-3 the weight exists only while the forward pass of its module runs).
 
 Deviation from the reference: bf16 and fp16 logits are rounded to that type on CPU, whose matrix product has no wider
-output; softmax and losses are fp32 either way, and the target's entry of ``dz`` is computed in fp32 before it is rounded.
+output (fp16 logits beyond 65504 overflow there); softmax and losses are fp32 either way, and the target's entry of ``dz``
+is computed in fp32 before it is rounded.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ def linear_cross_entropy(
         ValueError: shapes, dtypes, devices or segments that do not fit, a target that is neither in 0..V-1 nor ``IGNORE``,
             a scale that is not finite, a label smoothing outside [0, 1).
     """
-    check_student(hidden, weight, targets, scale, segments, label_smoothing)
+    check_student(hidden, weight, targets, scale, segments, label_smoothing, chunk_tokens)
     if ready_gradients.unfused():
         if targets.shape[0]:
             check_facts(target_facts(targets, scale)[1].tolist(), scale, weight.shape[0])
         return reference.linear_cross_entropy(hidden, weight, targets, scale, segments, label_smoothing)
     chunk = chunk_tokens or chunk_rows(weight.shape[0], weight.device.type, weight.dtype)
-    total, sums, tokens, _, _ = _op(
+    total, sums, tokens, *_ = _op(
         hidden, weight, targets, scale.detach(), segments, label_smoothing, chunk, *ready_gradients.wanted(hidden, weight)
     )
     return total, sums[0], sums[1], tokens
@@ -70,14 +71,16 @@ def _op(
     chunk_tokens: int,
     hidden_gradient: bool,
     weight_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(total, [2, K] smoothed and plain losses, [K] tokens, d_hidden, d_weight), a gradient empty where not wanted."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(total, [2, K] smoothed and plain losses, [K] tokens, d_hidden, d_weight, factor of both), a gradient empty where not
+    wanted."""
     T, V, wide = hidden.shape[0], weight.shape[0], wide_type(hidden.dtype)
     rows = kept_rows(targets, scale, V)
     h, y, s = (hidden, targets, scale) if rows is None else (hidden[rows], targets[rows], scale[rows])
     y, s, n = y.contiguous(), s.to(wide), y.shape[0]
     workspace = Workspace(min(chunk_tokens, n), V, [logits_type(hidden)], hidden.device)
-    student = Student(h, weight, y, s, None, label_smoothing, 1.0, (hidden_gradient, weight_gradient), workspace)
+    gradient_scale, factor = ready_gradients.in_range(s, hidden.dtype)
+    student = Student(h, weight, y, gradient_scale, None, label_smoothing, 1.0, (hidden_gradient, weight_gradient), workspace)
     losses = torch.empty(n, 2, dtype=wide, device=hidden.device)
     for a in range(0, n, chunk_tokens):
         b = min(a + chunk_tokens, n)
@@ -88,7 +91,7 @@ def _op(
     if hidden_gradient and rows is not None:
         d_hidden = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden)
     sums, tokens = per_task(losses, rows, T, segments)
-    return torch.dot(losses[:, 0], s), sums.t().contiguous(), tokens, d_hidden, d_weight
+    return torch.dot(losses[:, 0], s), sums.t().contiguous(), tokens, d_hidden, d_weight, factor
 
 
 @_op.register_fake
@@ -100,6 +103,7 @@ def _(hidden, weight, targets, scale, segments, label_smoothing, chunk_tokens, h
         hidden.new_empty(K, dtype=torch.int64),
         hidden.new_empty(hidden.shape if hidden_gradient else 0),
         weight.new_empty(weight.shape if weight_gradient else 0),
+        hidden.new_empty((), dtype=wide),
     )
 
 

@@ -2,7 +2,8 @@
 a [T, V] matrix; its memory does not grow with the number of teachers.
 
 Student and gradients: ``kernels.chunks``. Teachers: ``teacher_mixture``. Nothing of any weight is kept for the backward
-pass. Deviation from the reference: bf16 and fp16 logits, the teachers' too, are rounded to that type on CPU.
+pass. Deviation from the reference: bf16 and fp16 logits, the teachers' too, are rounded to that type on CPU (fp16 logits
+beyond 65504 overflow there).
 """
 
 from __future__ import annotations
@@ -87,14 +88,35 @@ def linear_distillation(
             table, ids of a teacher outside 0..V-1, rest outside [0, 1], weights that are negative or not finite, a
             temperature that is not a positive finite number.
     """
-    check_student(hidden, weight, targets, scale, segments, label_smoothing)
+    check_student(hidden, weight, targets, scale, segments, label_smoothing, chunk_tokens)
     if not 0 < temperature < inf:
         raise ValueError(f"temperature is {temperature}, but must be positive and finite")
     for c, teacher in enumerate(teachers):
         check_teacher(f"teachers[{c}]", teacher, targets, weight.shape[0])
+    table, w0, languages = _tables(teacher_weights, student_weight, languages, segments, hidden, len(teachers))
+    options = (label_smoothing, temperature, every_teacher_nll)
+    if ready_gradients.unfused():
+        _check_values(targets, scale, weight, teachers, table, w0, languages)
+        return reference.linear_distillation(hidden, weight, targets, scale, segments, teachers, table, w0, languages, *options)
+    total, sums, tokens, teacher_nll, *_ = _op(
+        hidden, weight, targets, scale.detach(), segments, *flattened(teachers), table, w0, languages, *options,
+        chunk_tokens or chunk_rows(weight.shape[0], weight.device.type, weight.dtype), *ready_gradients.wanted(hidden, weight),
+    )  # fmt: skip
+    return DistillationLosses(total, *sums.unbind(), tokens, teacher_nll)
+
+
+def _tables(
+    teacher_weights: Tensor | Sequence[Sequence[float]],
+    student_weight: Tensor | Sequence[float] | float,
+    languages: Tensor | None,
+    segments: Sequence[int],
+    hidden: Tensor,
+    num_teachers: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[L, C] and [L] weights, fp64 on the host, and the [T] rows of the tokens in them."""
     K, T = len(segments) - 1, hidden.shape[0]
     table = torch.as_tensor(teacher_weights, dtype=torch.float64, device="cpu").detach()
-    check_shape("teacher_weights", table, (K if languages is None else None, len(teachers)), "tables of teachers")
+    check_shape("teacher_weights", table, (K if languages is None else None, num_teachers), "tables of teachers")
     w0 = torch.as_tensor(student_weight, dtype=torch.float64, device="cpu").detach()
     w0 = w0.repeat(table.shape[0]) if w0.dim() == 0 else w0
     check_shape("student_weight", w0, (table.shape[0],), f"teacher_weights of shape {list(table.shape)}")
@@ -104,15 +126,7 @@ def linear_distillation(
     check_shape("languages", languages, (T,), "hidden")
     check_dtype("languages", languages, (torch.int64,))
     check_like("languages", languages, "hidden", hidden, dtype=False)
-    options = (label_smoothing, temperature, every_teacher_nll)
-    if ready_gradients.unfused():
-        _check_values(targets, scale, weight, teachers, table, w0, languages)
-        return reference.linear_distillation(hidden, weight, targets, scale, segments, teachers, table, w0, languages, *options)
-    total, sums, tokens, teacher_nll, _, _ = _op(
-        hidden, weight, targets, scale.detach(), segments, *flattened(teachers), table, w0, languages, *options,
-        chunk_tokens or chunk_rows(weight.shape[0], weight.device.type, weight.dtype), *ready_gradients.wanted(hidden, weight),
-    )  # fmt: skip
-    return DistillationLosses(total, *sums.unbind(), tokens, teacher_nll)
+    return table, w0, languages
 
 
 @torch.no_grad()
@@ -172,8 +186,9 @@ def _op(
     chunk_tokens: int,
     hidden_gradient: bool,
     weight_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(total, [4, K] sums in the order of DistillationLosses, [K] tokens, [T, C] teacher_nll, d_hidden, d_weight)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(total, [4, K] sums in the order of DistillationLosses, [K] tokens, [T, C] teacher_nll, d_hidden, d_weight, factor of
+    both)."""
     T, V, wide, device = hidden.shape[0], weight.shape[0], wide_type(hidden.dtype), hidden.device
     given = unflattened(teachers, kinds)
     tokens, counts = _check_values(targets, scale, weight, given, teacher_weights, student_weight, languages)
@@ -185,7 +200,10 @@ def _op(
     )
     repeats = torch.tensor(counts, device=device)
     w0 = student_weight.to(device, wide).repeat_interleave(repeats, output_size=n)
-    student = Student(h, weight, y, s, w0, label_smoothing, temperature, (hidden_gradient, weight_gradient), workspace)
+    gradient_scale, factor = ready_gradients.in_range(s, hidden.dtype)
+    student = Student(
+        h, weight, y, gradient_scale, w0, label_smoothing, temperature, (hidden_gradient, weight_gradient), workspace
+    )
     losses = torch.empty(n, 4, dtype=wide, device=device)
     for a in range(0, n, chunk_tokens):
         b = min(a + chunk_tokens, n)
@@ -200,7 +218,7 @@ def _op(
         d_hidden = torch.zeros_like(hidden).index_copy_(0, tokens, d_hidden) if hidden_gradient else d_hidden
     sums, task_tokens = per_task(losses, tokens, T, segments)
     total = torch.dot(torch.addcmul(losses[:, 2], w0, losses[:, 0]), s)
-    return total, sums.t().contiguous(), task_tokens, teacher_nll, d_hidden, d_weight
+    return total, sums.t().contiguous(), task_tokens, teacher_nll, d_hidden, d_weight, factor
 
 
 @_op.register_fake
@@ -213,6 +231,7 @@ def _(hidden, weight, targets, scale, segments, teachers, kinds, *options):
         hidden.new_empty(hidden.shape[0], C, dtype=wide),
         hidden.new_empty(hidden.shape if hidden_gradient else 0),
         weight.new_empty(weight.shape if weight_gradient else 0),
+        hidden.new_empty((), dtype=wide),
     )
 
 

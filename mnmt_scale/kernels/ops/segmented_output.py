@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ...flow import IGNORE
-from ..arguments import check_dtype, check_like, check_shape
+from ..chunks import check_facts, check_student, target_facts
+from ..once import differentiable_once
 from ..segments import Segments, take
 from .linear_cross_entropy import linear_cross_entropy
 from .segmented_wgrad import Use, check_ids, check_matrix
@@ -63,14 +62,9 @@ def segmented_linear_cross_entropy(
             pass, a weight that was used twice, and ids of the embedding that ``embedding_ids`` lack.
     """
     check_matrix("hidden", hidden, segments, tape)
-    check_shape("weight", weight, [None, hidden.shape[1]], f"hidden of shape {list(hidden.shape)}")
-    check_like("weight", weight, "hidden", hidden)
-    check_shape("targets", targets, [hidden.shape[0]], f"hidden of shape {list(hidden.shape)}")
-    check_dtype("targets", targets, [torch.int64])
-    check_like("targets", targets, "hidden", hidden, dtype=False)
-    check_ids("targets", targets[targets != IGNORE], weight)
-    check_shape("scale", scale, [hidden.shape[0]], f"hidden of shape {list(hidden.shape)}")
-    check_like("scale", scale, "hidden", hidden, dtype=False)
+    check_student(hidden, weight, targets, scale, segments.offsets, label_smoothing)
+    if hidden.shape[0]:
+        check_facts(target_facts(targets, scale)[1].tolist(), scale, weight.shape[0])
     if embedding_ids is not None:
         check_ids("embedding_ids", embedding_ids, weight)
     if not (torch.is_grad_enabled() and weight.requires_grad):
@@ -104,7 +98,7 @@ class _SegmentedOutput(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, d_total, *_):
         if d_total is None:
             return (None,) * 7

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arguments import check_dtype, check_like, check_shape
+from ..once import differentiable_once
 from ..segments import Segments
 from .task_tape import TaskTape
 from .wgrad_products import embedding_wgrad, linear_wgrad, norm_wgrad
@@ -121,7 +121,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy):
         (x, weight), use, dy = ctx.saved_tensors, ctx.use, dy.contiguous()
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
@@ -139,7 +139,7 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy):
         (x, weight, mean, rstd), use, dy = ctx.saved_tensors, ctx.use, dy.contiguous()
         for_x, for_weight, for_bias, _, _ = ctx.needs_input_grad
@@ -161,7 +161,7 @@ class _Embedding(torch.autograd.Function):
         return F.embedding(ids, weight)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy):
         (ids,), use, tape = ctx.saved_tensors, ctx.use, ctx.use.tape
         rows, output_part = tape.untie(use.parameters["weight"])

@@ -152,7 +152,7 @@ def _run(
     """[K, K]; writes ``combination`` unless it is empty."""
     device, dtype = gradients[0].device, gradients[0].dtype
     count = len(gradients) // tasks
-    kind = backend.implementation("task_gram", device.type) if dtype in native.DTYPES else "reference"
+    kind = backend.implementation("task_gram", device.type, dtype)
     if kind == "reference":
         nested = [gradients[k * count : (k + 1) * count] for k in range(tasks)]
         gram = reference.task_gram(nested, diagonal)
@@ -164,7 +164,7 @@ def _run(
 
         gram = native_cuda.task_gram(list(gradients), tasks, list(diagonal), list(coefficients), combination)
     else:
-        gram = torch.empty(tasks, tasks, dtype=torch.float64)
+        gram = torch.empty(tasks, tasks, dtype=torch.float64, device="cpu")
         native.module().task_gram(
             gradients=native.addresses(gradients),
             sizes=[f.numel() for f in gradients[:count]],

@@ -83,7 +83,16 @@ class TaskTape:
 
     @property
     def gram(self) -> Tensor:
-        """[K, K] fp64 ``<grad L_i, grad L_j>`` over all groups so far."""
+        """[K, K] fp64 ``<grad L_i, grad L_j>`` over all groups so far.
+
+        Raises:
+            ValueError: the output layer waits for an embedding whose backward pass has not run: inner products are missing.
+        """
+        if self._tied:
+            raise ValueError(
+                f"gram lacks inner products: {len(self._tied)} output layer got embedding_ids, but 0 backward passes of "
+                "segmented_embedding with the same weight have run since"
+            )
         if not self.groups:
             return torch.zeros(self.num_tasks, self.num_tasks, dtype=torch.float64)
         return torch.stack(list(self.groups.values())).sum(dim=0)

@@ -54,7 +54,8 @@ class TeacherMixture:
         self.teachers, self.targets, self.tokens = teachers, targets, tokens
         self.temperature, self.workspace = temperature, workspace
         self.ends = [0, *accumulate(counts)]
-        self.active = [[everywhere or w != 0 for w in column] for column in table.t().tolist()]
+        self.active = [[w != 0 for w in column] for column in table.t().tolist()]
+        self.idle = [[everywhere and not active for active in column] for column in self.active]
         n, device = targets.shape[0], targets.device
         repeats = torch.tensor(counts, device=device)
         self.by_teacher = table.t().contiguous().to(device).repeat_interleave(repeats, dim=1, output_size=n)
@@ -68,7 +69,11 @@ class TeacherMixture:
         """[b - a, V] mixture of tokens a..b, overwritten by the next; None where all weights are 0."""
         mixture = None
         for c, teacher in enumerate(self.teachers):
-            runs = self._runs(c, a, b)
+            if idle := self._runs(self.idle[c], a, b):
+                rows = torch.cat([torch.arange(a + start, a + end, device=self.targets.device) for start, end in idle])
+                source = distribution(teacher, self._tokens(idle, a), self.workspace)
+                self.nll[c, rows] = source.nll(self.targets[rows])
+            runs = self._runs(self.active[c], a, b)
             if not runs:
                 continue
             first = mixture is None
@@ -87,12 +92,12 @@ class TeacherMixture:
                 done = part.stop
         return mixture
 
-    def _runs(self, c: int, a: int, b: int) -> Runs:
-        """The rows of chunk a..b, counted from a, on which teacher c works."""
+    def _runs(self, chosen: list[bool], a: int, b: int) -> Runs:
+        """The rows of chunk a..b, counted from a, of the languages that are chosen."""
         runs: Runs = []
-        for active, start, end in zip(self.active[c], self.ends, self.ends[1:]):
+        for wanted, start, end in zip(chosen, self.ends, self.ends[1:]):
             start, end = max(start, a) - a, min(end, b) - a
-            if not active or start >= end:
+            if not wanted or start >= end:
                 continue
             if runs and runs[-1][1] == start:
                 start = runs.pop()[0]

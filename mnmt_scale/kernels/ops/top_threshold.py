@@ -210,7 +210,7 @@ def _bracketed(blocks: list[Tensor], rank_of: Callable[[int], int], reduce: Redu
 
 
 def _sum(number: int, reduce: Reduce) -> int:
-    total = torch.tensor([number])
+    total = torch.tensor([number], device="cpu")
     reduce(total)
     return int(total)
 
@@ -219,9 +219,10 @@ def _sample(blocks: list[Tensor], stride: int) -> Tensor:
     """[P, s] elements at the same places of all rows, one at random of every ``stride``."""
     lengths = [b.shape[1] for b in blocks]
     count = sum(lengths) // stride
-    generator = torch.Generator().manual_seed(0)
-    places = torch.arange(0, count * stride, stride) + torch.randint(stride, (count,), generator=generator)
-    starts = torch.tensor([0, *lengths]).cumsum(0)
+    generator = torch.Generator("cpu").manual_seed(0)
+    offsets = torch.randint(stride, (count,), generator=generator, device="cpu")
+    places = torch.arange(0, count * stride, stride, device="cpu") + offsets
+    starts = torch.tensor([0, *lengths], device="cpu").cumsum(0)
     cuts = torch.searchsorted(places, starts).tolist()
     parts = [blocks[0].new_empty(blocks[0].shape[0], 0)]
     for block, i, j, start in zip(blocks, cuts, cuts[1:], starts.tolist()):
@@ -235,7 +236,7 @@ def _bracket(sample: Tensor, share: float, reduce: Reduce) -> tuple[Tensor, Tens
     size = _sum(sample.shape[1], reduce)
     slack = SAMPLE_DEVIATIONS * (size * share * (1 - share)) ** 0.5 + 1
     first, last = int(share * size - slack), int(share * size + slack) + 1
-    limit = torch.full((sample.shape[0],), torch.finfo(torch.float32).max)
+    limit = sample.new_full((sample.shape[0],), torch.finfo(torch.float32).max)
 
     def of_rank(rank: int) -> Tensor:
         return _radix_select(lambda: iter([sample]), lambda _: rank, reduce, finite=False)
@@ -247,8 +248,8 @@ def _collect(blocks: list[Tensor], low: Tensor, high: Tensor, capacity: int) -> 
     """[P, 5] counts and the candidates [P, m] of ``collect_between`` (csrc/include/mnmt/fisher_similarity.h), rows filled
     up with -inf."""
     P = low.shape[0]
-    counts, sizes = torch.zeros(P, 5, dtype=torch.int64), torch.zeros(P, dtype=torch.int64)
-    candidates = torch.empty(P, capacity)
+    counts, sizes = low.new_zeros(P, 5, dtype=torch.int64), low.new_zeros(P, dtype=torch.int64)
+    candidates = low.new_empty(P, capacity)
     outputs = (*native.addresses((low, high, counts, candidates)), capacity, sizes.data_ptr(), native.threads())
     for block in blocks:
         native.module().collect_between(block.data_ptr(), *block.shape, *outputs)

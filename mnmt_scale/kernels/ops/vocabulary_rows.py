@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from ..backend import implementation
@@ -37,9 +36,7 @@ def student_rows(
 
 
 def _kernels(rows: Tensor) -> ModuleType:
-    if rows.dtype == torch.float64:
-        return reference
-    kind = implementation("vocabulary_rows", rows.device.type)
+    kind = implementation("vocabulary_rows", rows.device.type, rows.dtype)
     if kind == "native":
         from .. import native_rows
 

@@ -39,6 +39,7 @@ def linear_cross_entropy(
         tokens: [K] int64, rows that are not ignored.
     """
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    hidden = hidden.masked_fill((targets == IGNORE)[:, None], 0)  # an ignored row may hold anything
     loss, nll = token_losses(hidden.to(wide) @ weight.to(wide).t(), targets, label_smoothing)
     total = (loss * scale.detach()).sum()
     return total, *(per_task(x, segments) for x in (loss, nll, targets != IGNORE))

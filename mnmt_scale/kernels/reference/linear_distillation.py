@@ -45,7 +45,7 @@ def linear_distillation(
     kept = targets != IGNORE
     languages = torch.where(kept, languages, 0)
     w0, w = student_weight.to(hidden.device, wide)[languages], teacher_weights.to(hidden.device, wide)[languages]
-    logits = hidden.to(wide) @ weight.to(wide).t()
+    logits = hidden.masked_fill(~kept[:, None], 0).to(wide) @ weight.to(wide).t()  # an ignored row may hold anything
     smoothed, nll = token_losses(logits, targets, label_smoothing)
     log_p = torch.log_softmax(logits / temperature, dim=1)
     distillation, entropy, teacher_nll = torch.zeros_like(w0), torch.zeros_like(w0), w.new_full(w.shape, float("nan"))
@@ -53,6 +53,7 @@ def linear_distillation(
         q, nll_c = _distribution(teacher, targets.clamp(min=0), weight.shape[0], temperature, wide)
         used = kept & (w[:, c] != 0)
         factor = w[:, c] * temperature**2
+        q = q.masked_fill(~used[:, None], 0)
         distillation = distillation + torch.where(used, factor * -(q * log_p).sum(dim=1), 0.0)
         entropy = entropy + torch.where(used, factor * torch.special.entr(q).sum(dim=1), 0.0)
         teacher_nll[:, c] = torch.where(kept if every_teacher_nll else used, nll_c, float("nan"))
