@@ -43,6 +43,13 @@ def test_kernels_are_not_claimed(monkeypatch):
     assert all("torch reference on cpu" in check.finding and "not there" in check.remedy for check in absent[1:])
 
 
+def test_what_is_forced_is_said(monkeypatch):
+    monkeypatch.setenv("MNMT_KERNELS", "reference")
+    assert any(check.status == "warn" and "forces reference" in check.finding for check in machine_checks.kernels())
+    monkeypatch.setenv("MNMT_KERNELS", "foo")
+    assert machine_checks.kernels()[-1].status == "fail"
+
+
 def test_a_directory_that_cannot_be_written_fails(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code, out = doctor("--dir", str(tmp_path / "file" / "runs"), "--no-trial", capsys=capsys)

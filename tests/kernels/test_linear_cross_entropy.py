@@ -132,7 +132,7 @@ def test_no_tokens_at_all():
     assert not d_weight.any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_extreme_logits(dtype, size):
     """One logit of +-1e4 among zeros: losses 0 or 1e4, gradients finite."""

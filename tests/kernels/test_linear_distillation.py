@@ -250,7 +250,7 @@ def test_all_ignored_and_no_tokens_at_all():
 
 
 @pytest.mark.parametrize("size", [1e4, -1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_extreme_logits(size, dtype):
     weight = torch.zeros(5, 2, dtype=dtype)
     weight[3, 0] = 1.0
