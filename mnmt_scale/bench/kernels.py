@@ -27,8 +27,8 @@ from .table import Row, row
 from .timing import Clock, available_bytes, peak_extra_bytes, release
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
-FEWEST_ROUNDS, LONG_SECONDS = 3, 6.0
-"""Where five rounds would take longer than this, three have to do."""
+FEWEST_ROUNDS, LONG_SECONDS = 2, 6.0
+"""Where five rounds would take longer than this, two have to do."""
 SECONDS = {"cpu": 1.5, "cuda": 0.5}
 QUICK_SECONDS = 0.02
 
@@ -46,9 +46,9 @@ def bench_kernels(
 
     Args:
         ops: names from ``OPS``; all by default.
-        size: of the set of shapes: ``quick`` (seconds), ``default`` (CPU: 8 GB, six to nine minutes on two cores; GPU: as
+        size: of the set of shapes: ``quick`` (seconds), ``default`` (CPU: 8 GB, five to seven minutes on two cores; GPU: as
             ``full``), ``full`` (the shapes of the papers).
-        seconds: timed per case, after five rounds (three where these take long); None: by device.
+        seconds: timed per case, after five rounds (two where these take long); None: by device.
         device: ``cpu`` or ``cuda``; None: a GPU where there is one.
         threads: of a CPU's candidates; None: torch's setting.
 
