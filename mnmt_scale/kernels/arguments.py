@@ -26,11 +26,13 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], why: str
 
 
 def check_dtype(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    """``tensor`` has one of ``dtypes``."""
     if tensor.dtype not in dtypes:
         raise ValueError(f"{name} is {tensor.dtype}, but must be one of {', '.join(str(d) for d in dtypes)}")
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:
+    """``tensor`` is one run of memory: the compiled kernels know its address and length only."""
     if not tensor.is_contiguous():
         raise ValueError(f"{name} is not contiguous: shape {list(tensor.shape)}, strides {list(tensor.stride())}")
 

@@ -23,6 +23,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def module() -> ModuleType:
+    """``mnmt_scale._C``; ask ``problem`` first."""
     assert _module is not None, problem
     return _module
 
@@ -44,6 +45,7 @@ def _problem_of_gpu(device: int) -> str | None:
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[int]:
+    """Where each tensor's elements begin; the caller keeps the tensors alive during the call."""
     return [t.data_ptr() for t in tensors]
 
 

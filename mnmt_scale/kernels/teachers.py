@@ -88,6 +88,7 @@ def flattened(teachers: Sequence[Teacher]) -> tuple[list[Tensor], list[int]]:
 
 
 def unflattened(tensors: Sequence[Tensor], kinds: Sequence[int]) -> list[Teacher]:
+    """The teachers that ``flattened`` took apart."""
     remaining = iter(tensors)
     return [KINDS[kind](*(next(remaining) for _ in fields(KINDS[kind]))) for kind in kinds]
 
