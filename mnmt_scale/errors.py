@@ -46,10 +46,15 @@ CODES = {
     "E502": "a sentence does not fit into the micro-batch",
     "E503": "the optimizer that DeepSpeed chose is not the one the table names",
     "E504": "the other ranks disagree or are gone",
+    "E505": "gradients of single tasks are not finite, again and again",
+    "E506": "task weights diverged",
+    "E507": "gradients of single tasks cannot be measured in this setting",
     # 6xx evaluation and translation
     "E601": "hypotheses and references have different numbers of lines",
     "E602": "metric or its tokenizer not available",
     "E603": "runs cannot be compared",
+    "E604": "a training of a comparison failed",
+    "E605": "not a probe file",
     # 7xx interchange
     "E701": "this model cannot be exported to that format",
     "E702": "export failed its parity check",

@@ -10,8 +10,9 @@ the global stream and then split, so K, the tasks and N_k are the same on all ra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -147,6 +148,67 @@ class StepReport:
         """Plain token mean over all tasks."""
         total = sum(self.tokens)
         return sum(x * n for x, n in zip(self.losses, self.tokens, strict=True)) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a method wants to see of a step beside its report.
+
+    Attributes:
+        gram: ``beside``: the Gram of the gradients that the update is made from, weighted as the method's ``scales`` say;
+            ``first``: the Gram before the update, whose weights depend on it (``Method.weigh``; a second backward pass).
+        alignment: after the update, how well each task's training gradient points along the dev gradients of all tasks.
+    """
+
+    gram: Literal["", "beside", "first"] = ""
+    alignment: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGram:
+    """Inner products of the global per-task gradients of one step, the same on all ranks.
+
+    Attributes:
+        tasks: K task indices.
+        groups: per group of parameters [K, K] fp64 on the host, ``<grad L_i, grad L_j>`` over its parameters, with
+            L_k = (sum of task k's token losses) / tokens[k], both over all ranks and micro-batches.
+        losses: [K] L_k, label smoothing included.
+        tokens: [K] N_k; a task with 0 has loss 0 and gradient 0.
+        route: ``segmented`` or ``per_task``, how it was measured.
+        over: ``step``, or ``microbatch`` where it is of the first micro-batch alone (tokens and losses too).
+    """
+
+    tasks: tuple[int, ...]
+    groups: dict[str, Tensor]
+    losses: tuple[float, ...]
+    tokens: tuple[int, ...]
+    route: str
+    over: str = "step"
+
+    @property
+    def gram(self) -> Tensor:
+        """[K, K] over all parameters."""
+        return torch.stack(list(self.groups.values())).sum(dim=0)
+
+    @property
+    def bad(self) -> tuple[int, ...]:
+        """Slots 0..K-1 whose loss or gradient is not finite: those to blame, as far as the numbers tell."""
+        by_loss = tuple(k for k, loss in enumerate(self.losses) if not math.isfinite(loss))
+        return by_loss or tuple(torch.isfinite(self.gram.diagonal()).logical_not().nonzero().flatten().tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a method gets to see after a step for which it made a ``Request``.
+
+    Attributes:
+        gram: where it was asked for.
+        alignment: [tasks of the training] mean over dev tasks i of cos(dev gradient i, training gradient j), for each j.
+    """
+
+    report: StepReport
+    gram: TaskGram | None = None
+    alignment: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

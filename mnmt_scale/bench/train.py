@@ -18,7 +18,7 @@ from ..model.flops import training_flops
 from .gemm_rate import GemmRate
 from .table import Row, row
 from .train_candidates import BareModel, Candidate, Engine, HuggingFace, JoeyNmt
-from .train_data import as_words, equal_batches, joeynmt_batches, padded_as_drawn, padded_by_length, real_batches
+from .train_data import as_words, constructed, equal_batches, joeynmt_batches, padded_as_drawn, padded_by_length, real_batches
 
 SIZES = {"encoder_layers": 3, "decoder_layers": 3, "d_model": 256, "d_ffn": 1024, "heads": 4}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -65,7 +65,7 @@ def bench_train(
             place = work or Path(temporary)
             place.mkdir(parents=True, exist_ok=True)
             run = _Run(config, vocabulary_size, budget, threads, rounds, candidates, joeynmt, place, say)
-            corpus = data or _constructed(place)
+            corpus = data or constructed(place)
             say("preparing text")
             text = real_batches(corpus, place, vocabulary_size, budget, batches)
             length = max(8, round(sum(b.target_in.shape[0] for b in text) / sum(b.num_sentences for b in text)))
@@ -77,15 +77,6 @@ def bench_train(
             return rows
     finally:
         torch.set_num_threads(before)
-
-
-def _constructed(place: Path) -> Path:
-    from ..data.synthetic import SyntheticConfig, generate
-
-    corpus = place / "constructed"
-    if not corpus.exists():
-        generate(SyntheticConfig(), corpus)
-    return corpus
 
 
 class _Run:

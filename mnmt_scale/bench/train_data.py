@@ -26,15 +26,20 @@ class Padded:
     tokens: int
 
 
-def real_batches(corpus: Path, work: Path, vocabulary_size: int, budget: int, count: int, seed: int = 1) -> list[TaskBatch]:
-    """``count`` training batches of ``budget`` tokens from an OPUS-100 tree: many to one, temperature 5, as trained on.
+def constructed(place: Path) -> Path:
+    """The constructed languages by default, in ``place / "constructed"``; written once."""
+    from ..data.synthetic import SyntheticConfig, generate
 
-    Args:
-        work: where the token store is put, once.
-    """
+    corpus = place / "constructed"
+    if not corpus.exists():
+        generate(SyntheticConfig(), corpus)
+    return corpus
+
+
+def prepared(corpus: Path, work: Path, vocabulary_size: int) -> DataConfig:
+    """Settings of an OPUS-100 tree, many to one, whose token store is in ``work``; prepared once."""
     from ..data.build import prepare
-    from ..data.store import TokenStore, is_store
-    from ..data.stream import BatchStream
+    from ..data.store import is_store
 
     data = DataConfig.model_validate(
         {
@@ -45,6 +50,19 @@ def real_batches(corpus: Path, work: Path, vocabulary_size: int, budget: int, co
     )
     if not is_store(Path(data.store)):
         prepare(data, log=lambda *_: None)
+    return data
+
+
+def real_batches(corpus: Path, work: Path, vocabulary_size: int, budget: int, count: int, seed: int = 1) -> list[TaskBatch]:
+    """``count`` training batches of ``budget`` tokens from an OPUS-100 tree: many to one, temperature 5, as trained on.
+
+    Args:
+        work: where the token store is put, once.
+    """
+    from ..data.store import TokenStore
+    from ..data.stream import BatchStream
+
+    data = prepared(corpus, work, vocabulary_size)
     store = TokenStore.open(Path(data.store))
     tasks = TaskSet(parse_direction(name) for name in store.report["tasks"])
     batch = BatchConfig(batch_tokens=budget)

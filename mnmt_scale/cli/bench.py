@@ -49,14 +49,29 @@ def train(
         Path | None, typer.Option(metavar="PYTHON", help="Interpreter of an environment that has JoeyNMT 2.3.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every candidate; default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed passes; candidates take turns.")] = 5,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure this method against joint training instead (cats, gramian, ...); may be given several times."
+        ),
+    ] = None,
+    tasks: Annotated[list[int], typer.Option(min=1, help="With --method: tasks of a step; may be given twice.")] = [4, 8],  # noqa: B006
+    batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens of a step.")] = 4096,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Timed passes; candidates take turns. Default 5, with --method 10.")
+    ] = None,
     dtype: Annotated[list[str], typer.Option(help="fp32, bf16; may be given twice.")] = ["fp32", "bf16"],  # noqa: B006
     out: Out = OUT,
     as_json: Json = False,
 ) -> None:
     """Target tokens per second of training, beside Hugging Face's M2M100 and JoeyNMT, and percent of the matrix rate.
 
+    With --method: the time and memory of a step that measures the gradients of single tasks, and of whole trainings with
+    the method, over those of joint training on the same tokens.
+
     Example: mnmt bench train --data path/to/opus-100 --joeynmt ~/joey/bin/python
+
+    Example: mnmt bench train --method cats --method gramian
     """
     from ..bench.train import DTYPES, bench_train
     from ..errors import MnmtError, nearest
@@ -64,12 +79,33 @@ def train(
     for name in dtype:
         if name not in DTYPES:
             raise MnmtError("E102", f"dtype {name!r} is unknown", where="--dtype", remedy=nearest(name, DTYPES))
+    if method:
+        if joeynmt:
+            raise MnmtError(
+                "E104", "--joeynmt and --method exclude each other", where="mnmt bench train", remedy="leave one out"
+            )
+        from ..bench.method_cost import bench_methods, report
+
+        rows = bench_methods(
+            method,
+            preset=preset,
+            data=text,
+            threads=threads,
+            tasks=tasks,
+            budget=batch_tokens,
+            rounds=rounds or 10,
+            dtypes=dtype,
+            say=_tell,
+        )
+        _write(rows, out, as_json, body=report(rows))
+        return
     rows = bench_train(
         preset=preset,
         data=text,
         joeynmt=str(joeynmt) if joeynmt else None,
         threads=threads,
-        rounds=rounds,
+        budget=batch_tokens,
+        rounds=rounds or 5,
         dtypes=dtype,
         say=_tell,
     )

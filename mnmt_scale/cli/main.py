@@ -20,6 +20,8 @@ VERBS = {
     "demo": ("demo", "demo", "End to end on constructed languages, or on a directory of real text."),
     "prepare": ("prepare", "prepare", "Corpora -> cleaned -> tokenizer -> token store."),
     "train": ("train", "train", "One training; under a launcher, one rank of it."),
+    "probe": ("probe", "app", "Measure gradients and curvature by direction; writes a probe file."),
+    "workflow": ("workflow", "app", "A chain of trainings: compare methods over seeds."),
     "translate": ("translate", "translate", "Translate standard input line by line."),
     "evaluate": ("evaluate", "evaluate", "BLEU, chrF++ and NLL per direction and resource class."),
     "export": ("export", "export", "Write a run as Hugging Face, CTranslate2 or safetensors directory."),

@@ -17,7 +17,8 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """One self-contained page: losses, scores, sampling, speed, settings; several runs side by side.
+    """One self-contained page: losses, scores, sampling, weights of the directions, gradients and curvature where they were
+    measured, speed, settings; several runs side by side.
 
     Writes FILE and, with all its numbers, the same name with .json and (the table per direction) .csv.
 

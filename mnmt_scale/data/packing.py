@@ -6,6 +6,7 @@ Everything is done on whole arrays: the cost is that of a few passes over the to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -128,6 +129,34 @@ def assemble(
         max_target=int(widths[1].max(initial=0)),
         buckets=None if max_waste is None else make_buckets(*widths, max_waste),
     )
+
+
+def only(batch: TaskBatch, slot: int, max_waste: float = 0.15) -> TaskBatch:
+    """The sentences of one task of a batch as a batch of its own: K = 1, ``step_tokens`` the task's; empty where this rank
+    has none of them. In buckets of its own (``make_buckets``) where the batch has some."""
+    device, batch = batch.source_ids.device, batch.to("cpu")
+    first, last = torch.searchsorted(batch.sentence_task, torch.tensor((slot, slot + 1))).tolist()
+    (s, s_end), (u, u_end) = (x[slot : slot + 2] for x in (batch.source_segments, batch.target_segments))
+    offsets = [x[first : last + 1] - x[first] for x in (batch.source_offsets, batch.target_offsets)]
+    widths = [x.diff().numpy() for x in offsets]
+    buckets = None if batch.buckets is None else make_buckets(*widths, max_waste)
+    return replace(
+        batch,
+        tasks=(batch.tasks[slot],),
+        source_ids=batch.source_ids[s:s_end],
+        target_in=batch.target_in[u:u_end],
+        target_out=batch.target_out[u:u_end],
+        source_offsets=offsets[0],
+        target_offsets=offsets[1],
+        source_segments=(0, s_end - s),
+        target_segments=(0, u_end - u),
+        sentence_task=torch.zeros_like(batch.sentence_task[first:last]),
+        rows=batch.rows[first:last],
+        step_tokens=(batch.step_tokens[slot],),
+        max_source=int(widths[0].max(initial=0)),
+        max_target=int(widths[1].max(initial=0)),
+        buckets=buckets,
+    ).to(device)
 
 
 def make_buckets(source_lengths: Any, target_lengths: Any, max_waste: float) -> Buckets:

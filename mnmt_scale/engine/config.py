@@ -50,6 +50,23 @@ class CheckpointConfig(Section):
     """``continue`` trains on with the previous checkpoint, three times at most in a row."""
 
 
+class TaskGradientsConfig(Section):
+    """How the gradients of single tasks are measured, for methods and probes that need them."""
+
+    route: Literal["auto", "segmented", "per_task", "off"] = "auto"
+    """``segmented``: every task's weight gradients from one ordinary backward pass; ``per_task``: a forward and backward
+    pass for each task, which works with any model; ``auto``: segmented where every parameter is covered; ``off``: never,
+    and methods that need them are refused."""
+    gram_over: Literal["step", "microbatch"] = "step"
+    """With accumulation: the Gram of the whole step (K fp32 gradients are kept, sharded over the ranks) or of its first
+    micro-batch."""
+    preconditioner: Literal["none", "adam"] = "none"
+    """``adam``: inner products weighted by 1 / (sqrt(v) + eps) with Adam's second moment v, corrected for its start; all 1
+    before the first update."""
+    max_bad: NonNegative = 10
+    """Observations in a row that may be left out because a task's gradient is not finite (E505 after that)."""
+
+
 class EngineConfig(Section):
     """Sharding, precision, optimizer, and what to do when numbers or disks fail."""
 
@@ -66,6 +83,7 @@ class EngineConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    task_gradients: TaskGradientsConfig = TaskGradientsConfig()
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Merged into the generated DeepSpeed configuration: offload, bucket sizes, communication. Keys that this system
     sets itself (batch sizes, clipping, dtypes, stage) are refused."""

@@ -36,6 +36,7 @@ from .optimizer import make_optimizer
 from .schedule import rate_factor
 from .seeding import seed_step
 from .shards import Shards
+from .step_tape import StepTape
 
 __all__ = ["StepOutcome", "ZeroEngine", "resolve_dtype", "seed_step"]
 
@@ -117,16 +118,19 @@ class ZeroEngine:
         ds_config.check_optimizer(engine.optimizer, self.config.zero_stage, name, offload=offload)
         return engine
 
-    def forward(self, batch: TaskBatch, scales: Tensor | tuple[float, ...]) -> TaskLosses:
+    def forward(self, batch: TaskBatch, scales: Tensor | tuple[float, ...], tape: StepTape | None = None) -> TaskLosses:
         """The model's losses for one micro-batch on the engine's device. Under ZeRO-3 all ranks must call it equally often,
-        a rank without sentences with an empty batch."""
+        a rank without sentences with an empty batch. ``tape`` goes to the model and is told the losses (``task_grads``)."""
         self._inside_forward = True
         try:
             with peers():
-                total = self._ds(batch, scales)
+                total = self._ds(batch, scales) if tape is None else self._ds(batch, scales, tape)
         finally:
             self._inside_forward = False
-        return self._taken(total)
+        losses = self._taken(total)
+        if tape is not None:
+            tape.note(losses)
+        return losses
 
     def backward(self, losses: TaskLosses, last: bool) -> None:
         """Adds the gradient of ``losses.total``; ``last`` marks the step's last micro-batch on this rank."""
@@ -140,8 +144,11 @@ class ZeroEngine:
         with peers():
             self._ds.backward(total * torch.where(torch.isfinite(total.detach()), scale, spoil), scale_wrt_gas=False)
 
-    def step(self) -> StepOutcome:
+    def step(self, tolerate: bool = False) -> StepOutcome:
         """Clips and applies the accumulated gradient.
+
+        Args:
+            tolerate: leave an update that is not finite out under ``on_nan = "stop"`` too; ``max_skips`` counts it.
 
         Raises:
             MnmtError: E501, on all ranks, when loss or gradient was not finite and ``on_nan`` is ``stop``, or it was so
@@ -156,22 +163,23 @@ class ZeroEngine:
             self._ds.step()
         totals, self._totals = self._totals, []
         if self._ds.optimizer.overflow:
-            return self._left_out(rate, totals)
+            return self._left_out(rate, totals, tolerate)
         self.skips_in_row = 0
         if self.ema is not None:
             self.ema.update(self.shards.masters)
         return StepOutcome(float(self._ds.get_global_grad_norm()), rate)
 
-    def _left_out(self, rate: float, totals: list[Tensor]) -> StepOutcome:
+    def _left_out(self, rate: float, totals: list[Tensor], tolerate: bool) -> StepOutcome:
         self.skips_in_row += 1
         gradients = getattr(self._ds.optimizer, "averaged_gradients", {})
         for group in gradients:  # DeepSpeed 0.19.8 keeps them under offload with bf16: all later steps would add to NaN
             gradients[group] = None
         mine = not all(bool(torch.isfinite(t)) for t in totals)
         bad = tuple(rank for rank, flag in enumerate(gather_objects(mine)) if flag)
-        if self.config.on_nan == "stop" or self.skips_in_row > self.config.max_skips:
+        stop = self.config.on_nan == "stop" and not tolerate
+        if stop or self.skips_in_row > self.config.max_skips:
             what = f"loss not finite on rank {', '.join(map(str, bad))}" if bad else "gradient not finite"
-            if self.config.on_nan == "skip":
+            if not stop:
                 what += f", {self.skips_in_row} updates in a row"
             raise MnmtError(
                 "E501",

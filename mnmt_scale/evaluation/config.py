@@ -27,6 +27,9 @@ class EvaluationConfig(Section):
     """Source tokens (padding included) decoded at once, times beam."""
     zero_shot: list[str] = Field(default_factory=list)
     """Directions to evaluate that were not trained (SOURCE-TARGET); their test sets come from the corpora."""
+    classes: dict[Literal["low", "medium", "high"], list[str]] | None = None
+    """Resource classes by name: directions (SOURCE-TARGET), or codes of languages that are not the pivot. A direction that
+    no entry covers goes by its size, as all do where this is not given."""
     low_below: Positive = 100_000
     """Resource class by training sentences: low below this, high from ``high_from``, medium between."""
     high_from: Positive = 1_000_000

@@ -24,7 +24,7 @@ from .config import EvaluationConfig
 from .decode import Counts, Translator
 from .likelihood import negative_log_likelihood
 from .offtarget import LanguageProfiles
-from .resources import averages, resource_class
+from .resources import averages, check_classes, class_of
 from .score import compare, score_corpus
 from .testsets import TestSet, find_test_set
 
@@ -68,8 +68,9 @@ def evaluate_run(
         log: told one line per direction.
 
     Raises:
-        MnmtError: E105 unknown split or direction, E303-E307 the token store, E306 it has another tokenizer than the run,
-            E401 nothing can be written, E601-E603 scoring and comparing, E801 COMET missing, and what ``open_run`` raises.
+        MnmtError: E105 unknown split or direction, E104 and E105 resource classes that do not fit, E303-E307 the token store,
+            E306 it has another tokenizer than the run, E401 nothing can be written, E601-E603 scoring and comparing, E801
+            COMET missing, and what ``open_run`` raises.
     """
     if options.split not in SPLITS[1:]:
         raise MnmtError("E105", f"no test lines in split {options.split!r}", remedy=nearest(options.split, SPLITS[1:]))
@@ -96,6 +97,7 @@ class Evaluation:
             self.config = replace_setting(self.config, beam=options.beam)
         self.translator = Translator(opened.model, opened.tokenizer, self.config)
         self.tasks = chosen_tasks(opened, options.only)
+        check_classes(opened.tasks.names, opened.data.pivot, self.config)
         self.sizes = store.sizes()
         self.folder = opened.path / "eval"
         self.profiles: LanguageProfiles | None = None
@@ -153,7 +155,7 @@ class Evaluation:
         trained = task.name in self.opened.tasks.names
         size = self.sizes.get(task.pair, 0)
         row: dict[str, Any] = {
-            "class": resource_class(size, self.config) if trained else "zero-shot",
+            "class": class_of(task.name, size, self.config) if trained else "zero-shot",
             "train_sentences": size if trained else 0,
             "lines": len(hypotheses),
             **{key: value for key, value in asdict(score).items() if value is not None},
@@ -184,7 +186,7 @@ class Evaluation:
         stem = self.options.against / "eval" / f"{self.options.split}.{task.name}"
         if not Path(f"{stem}.hyp").is_file():
             return None
-        baseline, *lines = (_read_lines(Path(f"{stem}.{kind}")) for kind in ("hyp", "ref", "src"))
+        baseline, *lines = (read_lines(Path(f"{stem}.{kind}")) for kind in ("hyp", "ref", "src"))
         if lines != [test.reference, test.source]:
             raise MnmtError("E603", f"the runs were evaluated on different lines of {task.name}", where=f"{stem}.ref")
         return [asdict(d) for d in compare(baseline, hypotheses, test.reference, task.target, self.config)]
@@ -257,8 +259,9 @@ def _write(path: Path, text: str) -> None:
         raise MnmtError("E401", f"evaluation cannot be written: {error.strerror}", where=str(path)) from None
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Lines that an evaluation wrote; E603 when they cannot be read."""
     try:
         return path.read_bytes().decode("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
-        raise MnmtError("E603", f"the other run's evaluation cannot be read: {error}", where=str(path)) from None
+        raise MnmtError("E603", f"an evaluation's lines cannot be read: {error}", where=str(path)) from None

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..data.tokenizer import piece_splitter
 from ..errors import MnmtError
 from ..settings import user_path
@@ -91,6 +94,24 @@ def compare(
         p = 1.0 if base.score == other.score else float(other.p_value)
         out.append(Difference(name, float(base.score), float(other.score), p, str(signatures[metric])))
     return out
+
+
+def bleu_counts(
+    hypotheses: Sequence[str], references: Sequence[str], target: str, config: EvaluationConfig
+) -> NDArray[np.int64]:
+    """What corpus BLEU is made of, by sentence: [sentences, 10] of hypothesis length, reference length, matching n-grams of
+    order 1 to 4, n-grams of order 1 to 4. ``bootstrap.bleu`` makes the score of their sums.
+
+    Raises:
+        MnmtError: E601 when the numbers of lines differ or are 0, E602 when an asked tokenizer is not there.
+    """
+    check_lengths(hypotheses, references)
+    metric, _ = _metrics(choose_tokenizer(target, references, config)[0], config)
+    counts = np.empty((len(hypotheses), 10), dtype=np.int64)
+    for row, hypothesis, reference in zip(counts, hypotheses, references, strict=True):
+        score = metric.corpus_score([hypothesis], [[reference]])
+        row[:] = (score.sys_len, score.ref_len, *score.counts, *score.totals)
+    return counts
 
 
 def check_lengths(hypotheses: Sequence[str], references: Sequence[str]) -> None:

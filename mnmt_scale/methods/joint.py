@@ -5,30 +5,14 @@ Also the worked example for a new method: it needs to know nothing but the batch
 
 from __future__ import annotations
 
-from typing import Any
+from ..flow import TaskBatch
+from .spec import Method
 
-from ..flow import StepReport, TaskBatch
 
-
-class Joint:
+class Joint(Method):
     """alpha_k = N_k / N, so that sum_k alpha_k L_k with L_k = (task sum) / N_k is the plain token mean."""
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step."""
         total = sum(batch.step_tokens)
         return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)
-
-    def wants(self, step: int) -> str | None:
-        """Nothing beyond the ordinary step."""
-        return None
-
-    def observe(self, report: StepReport) -> None:
-        """Never asked, since ``wants`` is None throughout."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """No state."""
-        assert not state, state

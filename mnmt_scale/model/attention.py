@@ -19,6 +19,7 @@ from ..flow import TaskBatch
 from ..kernels.blocks import Block, BlockLayout, make_side
 from ..kernels.ops.block_attention import block_attention
 from .config import ModelConfig
+from .segmented import UNMEASURED, Linear, Rows, Sides
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -45,14 +46,15 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
-    """The three attentions of an encoder-decoder on one micro-batch."""
+    """The three attentions of an encoder-decoder on one micro-batch, and whose the packed rows are."""
 
     encoder_self: BlockLayout | Packed
     decoder_self: BlockLayout | Packed
     cross: BlockLayout | Packed
+    sides: Sides = UNMEASURED
 
 
-def attention_layout(batch: TaskBatch, heads: int, *, packed: bool = False) -> AttentionLayout:
+def attention_layout(batch: TaskBatch, heads: int, *, packed: bool = False, sides: Sides = UNMEASURED) -> AttentionLayout:
     """Layout of a micro-batch: in its buckets, or packed where it has none or ``packed`` is asked for."""
     if packed or batch.buckets is None:
         s, u = batch.source_offsets, batch.target_offsets
@@ -61,6 +63,7 @@ def attention_layout(batch: TaskBatch, heads: int, *, packed: bool = False) -> A
             Packed(s, s, longest_s, longest_s, heads, False),
             Packed(u, u, longest_u, longest_u, heads, True),
             Packed(u, s, longest_u, longest_s, heads, False),
+            sides,
         )
     buckets = batch.buckets
     source = make_side(buckets.source_index, buckets.source_inverse, [(b, s) for b, s, _ in buckets.shapes], heads)
@@ -77,6 +80,7 @@ def attention_layout(batch: TaskBatch, heads: int, *, packed: bool = False) -> A
         BlockLayout(source, source, tuple(encoder), False, heads),
         BlockLayout(target, target, tuple(decoder), True, heads),
         BlockLayout(target, source, tuple(cross), False, heads),
+        sides,
     )
 
 
@@ -147,10 +151,18 @@ class Attention(nn.Module):
         super().__init__()
         D = config.d_model
         self.dropout = config.attention_dropout
-        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(D, D) for _ in range(4))
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (Linear(D, D) for _ in range(4))
 
-    def forward(self, x: Tensor, memory: Tensor, layout: BlockLayout | Packed) -> Tensor:
-        """x: [query tokens, D]; memory: [key tokens, D], ``x`` itself for self-attention; returns x's shape."""
-        q, k, v = self.q_proj(x), self.k_proj(memory), self.v_proj(memory)
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        layout: BlockLayout | Packed,
+        rows: Rows | None = None,
+        memory_rows: Rows | None = None,
+    ) -> Tensor:
+        """x: [query tokens, D]; memory: [key tokens, D], ``x`` itself for self-attention; rows, memory_rows: of these;
+        returns x's shape."""
+        q, k, v = self.q_proj(x, rows), self.k_proj(memory, memory_rows), self.v_proj(memory, memory_rows)
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(attend(q, k, v, layout, dropout))
+        return self.out_proj(attend(q, k, v, layout, dropout), rows)

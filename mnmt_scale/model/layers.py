@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..kernels.ops.dropout_add import dropout_add
 from .attention import Attention, AttentionLayout
 from .config import ModelConfig
+from .segmented import LayerNorm, Linear, Rows
 
 ACTIVATIONS = {"relu": F.relu_, "gelu": F.gelu, "silu": F.silu}
 
@@ -22,25 +23,25 @@ class Layer(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.self_attn = Attention(config)
         self.self_attn_layer_norm = layer_norm(config)
-        self.fc1 = nn.Linear(config.d_model, config.d_ffn)
-        self.fc2 = nn.Linear(config.d_ffn, config.d_model)
+        self.fc1 = Linear(config.d_model, config.d_ffn)
+        self.fc2 = Linear(config.d_ffn, config.d_model)
         self.final_layer_norm = layer_norm(config)
 
-    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return norm(x) if self.pre_norm else x
+    def _before(self, norm: nn.Module, x: Tensor, rows: Rows | None) -> Tensor:
+        return norm(x, rows) if self.pre_norm else x
 
-    def _after(self, norm: nn.Module, residual: Tensor, x: Tensor) -> Tensor:
+    def _after(self, norm: nn.Module, residual: Tensor, x: Tensor, rows: Rows | None) -> Tensor:
         x = dropout_add(residual, x, self.dropout, self.training)
-        return x if self.pre_norm else norm(x)
+        return x if self.pre_norm else norm(x, rows)
 
-    def _self_attention(self, x: Tensor, layout) -> Tensor:
-        y = self._before(self.self_attn_layer_norm, x)
-        return self._after(self.self_attn_layer_norm, x, self.self_attn(y, y, layout))
+    def _self_attention(self, x: Tensor, layout, rows: Rows | None) -> Tensor:
+        y = self._before(self.self_attn_layer_norm, x, rows)
+        return self._after(self.self_attn_layer_norm, x, self.self_attn(y, y, layout, rows, rows), rows)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        y = self.activation(self.fc1(self._before(self.final_layer_norm, x)))
-        y = self.fc2(dropout_add(None, y, self.activation_dropout, self.training))
-        return self._after(self.final_layer_norm, x, y)
+    def _feed_forward(self, x: Tensor, rows: Rows | None) -> Tensor:
+        y = self.activation(self.fc1(self._before(self.final_layer_norm, x, rows), rows))
+        y = self.fc2(dropout_add(None, y, self.activation_dropout, self.training), rows)
+        return self._after(self.final_layer_norm, x, y, rows)
 
 
 class EncoderLayer(Layer):
@@ -48,7 +49,8 @@ class EncoderLayer(Layer):
 
     def forward(self, x: Tensor, layout: AttentionLayout) -> Tensor:
         """x: [S, D] packed source states; returns the same shape."""
-        return self._feed_forward(self._self_attention(x, layout.encoder_self))
+        rows = layout.sides.source
+        return self._feed_forward(self._self_attention(x, layout.encoder_self, rows), rows)
 
 
 class DecoderLayer(Layer):
@@ -61,12 +63,14 @@ class DecoderLayer(Layer):
 
     def forward(self, x: Tensor, memory: Tensor, layout: AttentionLayout) -> Tensor:
         """x: [U, D] packed target states; memory: [S, D] encoder output; returns x's shape."""
-        x = self._self_attention(x, layout.decoder_self)
-        y = self.encoder_attn(self._before(self.encoder_attn_layer_norm, x), memory, layout.cross)
-        x = self._after(self.encoder_attn_layer_norm, x, y)
-        return self._feed_forward(x)
+        rows = layout.sides.target
+        x = self._self_attention(x, layout.decoder_self, rows)
+        y = self._before(self.encoder_attn_layer_norm, x, rows)
+        y = self.encoder_attn(y, memory, layout.cross, rows, layout.sides.source)
+        x = self._after(self.encoder_attn_layer_norm, x, y, rows)
+        return self._feed_forward(x, rows)
 
 
-def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+def layer_norm(config: ModelConfig) -> LayerNorm:
     """Layer norm over D, with weight and bias unless ``norm_affine`` is false."""
-    return nn.LayerNorm(config.d_model, elementwise_affine=config.norm_affine)
+    return LayerNorm(config.d_model, elementwise_affine=config.norm_affine)

@@ -15,10 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..flow import TaskBatch, TaskLosses
 from ..kernels.ops.dropout_add import dropout_add
+from ..kernels.ops.task_tape import TaskTape
 from ..losses.task_loss import task_losses
 from .attention import AttentionLayout, attention_layout, places
 from .config import ModelConfig
 from .layers import DecoderLayer, EncoderLayer, layer_norm
+from .segmented import Embedding, Rows, Sides, measured_layers, measured_task_losses, name_layers
 
 
 class Transformer(nn.Module):
@@ -34,11 +36,12 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int, *, pad_id: int = 1, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.config, self.pad_id, self.label_smoothing = config, pad_id, label_smoothing
-        self.shared = nn.Embedding(vocabulary_size, config.d_model)
+        self.shared = Embedding(vocabulary_size, config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         table = sinusoids(pad_id + 1 + config.max_positions, config.d_model)
         self.register_buffer("positions", table, persistent=False)
+        name_layers(self)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -54,31 +57,45 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, batch: TaskBatch, scales: Tensor | Sequence[float]) -> TaskLosses:
+    def measured_parameters(self) -> set[str]:
+        """Names of the parameters whose gradients a tape gets: those of the measured layers, used once each (and the shared
+        table twice, as embedding and as output)."""
+        return {
+            f"{place}.{name}" for place, layer in measured_layers(self) for name, _ in layer.named_parameters(recurse=False)
+        }
+
+    def forward(self, batch: TaskBatch, scales: Tensor | Sequence[float], tape: TaskTape | None = None) -> TaskLosses:
         """Losses of a micro-batch; ``total`` is ``sum_k scales[k] * (sum of task k's token losses)``.
 
+        With ``tape`` the backward pass hands it the gradients of each term of ``total``, and the parameters get their
+        combination: ``sum_k tape.alpha[k] * scales[k] * grad(sum of task k's token losses)``.
         A micro-batch without sentences gives zeros whose graph reaches every parameter.
         """
         smoothing = self.label_smoothing if self.training else 0.0
-        return task_losses(self.hidden(batch), self.shared.weight, batch, scales, smoothing)
+        if tape is None:
+            return task_losses(self.hidden(batch), self.shared.weight, batch, scales, smoothing)
+        hidden = self.hidden(batch, tape)
+        return measured_task_losses(hidden, self.shared, self.shared.weight, batch, scales, tape, smoothing)
 
-    def hidden(self, batch: TaskBatch) -> Tensor:
+    def hidden(self, batch: TaskBatch, tape: TaskTape | None = None) -> Tensor:
         """[U, D] decoder output of the packed target tokens: times ``shared.weight`` transposed these are the logits."""
         assert max(batch.max_source, batch.max_target) <= self.config.max_positions, "sentence longer than max_positions"
         S, U = batch.source_ids.shape[0], batch.target_in.shape[0]
         positions = torch.cat((places(batch.source_offsets, S)[1], places(batch.target_offsets, U)[1]))
-        embedded = self.embed(torch.cat((batch.source_ids, batch.target_in)), positions)
+        sides = Sides.of(batch, tape)
+        embedded = self.embed(torch.cat((batch.source_ids, batch.target_in)), positions, sides.both)
         source, target = embedded.split((S, U))
-        layout = attention_layout(batch, self.config.heads, packed=self.config.attention == "packed")
+        layout = attention_layout(batch, self.config.heads, packed=self.config.attention == "packed", sides=sides)
         return self.decoder(target, self.encoder(source, layout), layout)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, rows: Rows | None = None) -> Tensor:
         """Scaled embeddings plus sinusoids, with dropout.
 
         Args:
             ids: token ids of any shape.  positions: of the same shape, from 0 at the first token of a sentence.
+            rows: of packed ids.
         """
-        x = self.shared(ids)
+        x = self.shared(ids, rows)
         table = self.positions[positions + (self.pad_id + 1)].to(x.dtype)
         x = torch.add(table, x, alpha=math.sqrt(self.config.d_model))
         return dropout_add(None, x, self.config.dropout, self.training)
@@ -97,7 +114,7 @@ class Encoder(nn.Module):
         """[S, D] embedded source tokens -> [S, D] encoder output."""
         for layer in self.layers:
             x = run_layer(layer, x, layout, recompute=self.recompute and self.training)
-        return x if self.layer_norm is None else self.layer_norm(x)
+        return x if self.layer_norm is None else self.layer_norm(x, layout.sides.source)
 
 
 class Decoder(nn.Module):
@@ -113,7 +130,7 @@ class Decoder(nn.Module):
         """[U, D] embedded target tokens, [S, D] encoder output -> [U, D] hidden states."""
         for layer in self.layers:
             x = run_layer(layer, x, memory, layout, recompute=self.recompute and self.training)
-        return x if self.layer_norm is None else self.layer_norm(x)
+        return x if self.layer_norm is None else self.layer_norm(x, layout.sides.target)
 
 
 def run_layer(layer: nn.Module, *inputs, recompute: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """A run directory as plain data: settings, environment, metrics, evaluations, and what of them is missing.
 
-Reads RUN/{config.toml, environment.json, metrics.jsonl, eval/*.json} and nothing else; a run that has only begun, or
-was killed while it wrote, gives what is there, and ``RunData.missing`` says what is not.
+Reads RUN/{config.toml, environment.json, metrics.jsonl, eval/*.json, probes/*.safetensors} and nothing else; a run that
+has only begun, or was killed while it wrote, gives what is there, and ``RunData.missing`` says what is not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from ..evaluation import resources
 from ..evaluation.config import EvaluationConfig
+from .probes import Probe, read_probes
 
 Rows = list[dict[str, Any]]
 Points = list[tuple[float, float]]
@@ -34,6 +35,10 @@ class RunData:
         sentences, shares: training sentences and sampling share p per task, from the plan.
         train, valid, checkpoints, events: lines of metrics.jsonl by kind, one per step, ascending.
         evaluations: split -> content of eval/<split>.json.
+        classes: the settings that say what resource class a direction is of.
+        method: what the table or legend calls the training method; ``observed``: its lines of metrics.jsonl.
+        gradients, curvature: probes over the training, from metrics.jsonl or, where it has none, from the probe files.
+        probes: kind -> the newest probe file of it.
         missing: what a whole report would show and this run does not have, in sentences.
     """
 
@@ -50,6 +55,12 @@ class RunData:
     checkpoints: Rows = field(default_factory=list)
     events: Rows = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: EvaluationConfig = field(default_factory=EvaluationConfig)
+    method: str = "joint"
+    observed: Rows = field(default_factory=list)
+    gradients: Rows = field(default_factory=list)
+    curvature: Rows = field(default_factory=list)
+    probes: dict[str, Probe] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -74,12 +85,18 @@ def read_run(path: Path) -> RunData:
 
     config = run_table(path)
     run = RunData(path=path, name=str(config.get("name", path.name)), config=config)
+    run.classes = _classes(config)
     run.environment = _json(path / "environment.json", run.missing) or {}
     lines = _metrics(path / "metrics.jsonl", run.missing)
     run.plan = next((line for line in reversed(lines) if line["kind"] == "plan"), {})
     run.train, run.valid = _by_step(lines, "train"), _by_step(lines, "valid")
     run.checkpoints = _by_step(lines, "checkpoint")
     run.events = [line for line in lines if line["kind"] == "event"]
+    run.observed = _by_step(lines, "method")
+    run.method = method_label(config, run.observed)
+    run.probes, measured = read_probes(path / "probes", run.missing)
+    run.gradients = _by_step(lines, "gradients") or measured["gradients"]
+    run.curvature = _by_step(lines, "curvature") or measured["curvature"]
     planned = [task for task in run.plan.get("tasks", []) if isinstance(task, dict) and "name" in task]
     run.sentences = {str(t["name"]): int(t["sentences"]) for t in planned if t.get("sentences") is not None}
     run.shares = {str(t["name"]): float(t["share"]) for t in planned if t.get("share") is not None}
@@ -100,8 +117,43 @@ def series(rows: Rows, key: str) -> Points:
 
 def task_series(rows: Rows, task: str, key: str) -> Points:
     """(step, value) of a task's number; steps in which the task was not seen are left out."""
-    found = ((row["step"], (row.get("tasks") or {}).get(task) or {}) for row in rows)
-    return [(step, float(cell[key])) for step, cell in found if _finite(cell.get(key))]
+    return nested_series(rows, "tasks", task, key)
+
+
+def nested_series(rows: Rows, *keys: str) -> Points:
+    """(step, value) of a number below tables of the lines; where a table or the number is absent, or is something else
+    than that, the step is left out."""
+    points = []
+    for row in rows:
+        value: Any = row
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if _finite(value):
+            points.append((row["step"], float(value)))
+    return points
+
+
+def keys_of(rows: Rows, *keys: str) -> list[str]:
+    """Keys of the tables at ``keys`` of the lines, in order of appearance."""
+    found: dict[str, None] = {}
+    for row in rows:
+        value: Any = row
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        found |= dict.fromkeys(value if isinstance(value, dict) else ())
+    return list(found)
+
+
+def method_label(config: dict[str, Any], observed: Rows) -> str:
+    """What the training called its method: by its settings, or by its log where those are of another version."""
+    from ..methods.spec import MethodConfig, label
+
+    table = config.get("method", {})
+    try:
+        return label(MethodConfig.model_validate(table))
+    except ValueError:  # settings of another version
+        logged = observed[-1].get("name") if observed else None
+        return str(logged or (table.get("name", "unknown") if isinstance(table, dict) else "unknown"))
 
 
 def drawn_tokens(run: RunData) -> dict[str, int]:
@@ -115,17 +167,27 @@ def drawn_tokens(run: RunData) -> dict[str, int]:
 
 
 def resource_class(run: RunData, task: str) -> str | None:
-    """``high``, ``medium`` or ``low`` by training sentences; None where the size is not known."""
+    """``high``, ``medium`` or ``low`` as the run's settings name it, else by training sentences; None where neither is
+    known."""
     size = run.sentences.get(task)
-    if size is None:
+    try:
+        if size is not None:
+            return resources.class_of(task, size, run.classes)
+        either = {resources.class_of(task, size, run.classes) for size in (0, run.classes.high_from)}
+    except ValueError:  # named in two classes, or not the name of a direction
         return None
-    return resources.resource_class(size, class_bounds(run))
+    return either.pop() if len(either) == 1 else None  # whatever the size: the settings name it
 
 
-def class_bounds(run: RunData) -> EvaluationConfig:
-    """The run's ``evaluation.low_below`` and ``high_from``, or their defaults; settings of other versions do no harm."""
-    table = run.config.get("evaluation", {})
-    return EvaluationConfig.model_validate({key: table[key] for key in ("low_below", "high_from") if key in table})
+def _classes(config: dict[str, Any]) -> EvaluationConfig:
+    """The run's ``evaluation.classes``, ``low_below`` and ``high_from``, or their defaults; settings of other versions do no
+    harm."""
+    table = config.get("evaluation")
+    kept = {key: table[key] for key in ("classes", "low_below", "high_from") if key in table} if isinstance(table, dict) else {}
+    try:
+        return EvaluationConfig.model_validate(kept)
+    except ValueError:
+        return EvaluationConfig()
 
 
 def normalised(values: dict[str, float] | dict[str, int]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import plots, tables
+from . import plots, plots_losses, tables
+from .canvas import by_size, color_of
 from .html import Column, details, download, figure, heading, notes, number, paragraph, preformatted, table
 from .read import RunData
 from .scores import COMPARISON_COLUMNS, average_rows, cells, comparison_rows, main_split, remarks, signatures
@@ -43,8 +44,9 @@ def summary(runs: Sequence[RunData]) -> str:
         overall = next((row for row in average_rows([run], split) if row["class"] == "all"), {})
         values = {**tables.summary_row(run), "mean BLEU": overall.get("bleu"), "mean chrF++": overall.get("chrf")}
         for name, value in values.items():
-            shown = None if value is None else number(value, _SUMMARY_DIGITS.get(name, 0))
-            cells.setdefault(name, []).append(shown)
+            if isinstance(value, int | float):
+                value = number(value, _SUMMARY_DIGITS.get(name, 0))
+            cells.setdefault(name, []).append(value)
     if split:
         cells = {f"{name} ({split})" if name.startswith("mean") else name: row for name, row in cells.items()}
     columns = [Column("", text=True), *(Column(run.name) for run in runs)]
@@ -57,23 +59,43 @@ _SUMMARY_DIGITS = {"hours": 2, "best dev nll": 4, "mean BLEU": 2, "mean chrF++":
 def losses(runs: Sequence[RunData], draw: Drawing) -> str:
     """Loss figures: all together, by resource class, and each direction."""
     overall = draw(
-        lambda: plots.loss_curves(runs),
+        lambda: plots_losses.loss_curves(runs),
         "Training and dev loss over steps",
         "Negative log-likelihood without label smoothing. A ring marks the best dev value of a run.",
     )
     classes = draw(
-        lambda: plots.class_curves(runs),
+        lambda: plots_losses.class_curves(runs),
         "Loss over steps by resource class",
-        "Thin: one direction each (dev where there is dev text, else training). Bold: their mean.",
+        "Mean over the directions of a class, of the last value that each has had: training dashed, dev solid. With one or two "
+        "runs thin lines are single directions, on dev where there is dev text, else in training. (CATS paper, Fig. 4.)",
     )
+    tokens = draw(
+        lambda: plots_losses.token_curves(runs),
+        "Dev loss against target tokens trained on",
+        "All directions: mean over dev tokens, as the best checkpoint is chosen; classes: mean over their directions. "
+        "(CATS paper, Fig. 6.)",
+    )
+    if tokens:
+        tokens += _tokens_to_reach(runs)
     each = draw(
-        lambda: plots.small_multiples(runs),
+        lambda: plots_losses.small_multiples(runs),
         "Loss of each direction",
         "Largest corpus first. Thin: training, bold: dev; the number is the last dev value (the lowest of the runs).",
     )
-    if len(plots.by_size(runs)) > _FOLD_DIRECTIONS and each:
-        each = details(f"Each of the {len(plots.by_size(runs))} directions", each)
-    return overall + classes + each or paragraph("No run has logged a loss yet.")
+    if len(by_size(runs)) > _FOLD_DIRECTIONS and each:
+        each = details(f"Each of the {len(by_size(runs))} directions", each)
+    return overall + classes + tokens + each or paragraph("No run has logged a loss yet.")
+
+
+def _tokens_to_reach(runs: Sequence[RunData]) -> str:
+    """How soon each run comes to the dev loss that all of them reach."""
+    rows = tables.reach_rows(runs)
+    if not rows:
+        return ""
+    columns = [Column("dev loss that all runs reach", text=True), Column("nll", 4)]
+    columns += [Column("tokens", group=run.name, best="min") for run in runs]
+    body = [[row["class"], row["nll"], *row["tokens"]] for row in rows]
+    return table(columns, body)
 
 
 def scores(runs: Sequence[RunData], draw: Drawing, csv: str, stem: str) -> str:
@@ -87,8 +109,8 @@ def scores(runs: Sequence[RunData], draw: Drawing, csv: str, stem: str) -> str:
     scatter = draw(
         lambda: plots.size_against_bleu(runs, found),
         "Training size against BLEU",
-        "A dot per direction. Dashed: the bounds of the resource classes. BLEU of different target languages or signatures "
-        "is not comparable from dot to dot.",
+        "A dot per direction. Dashed: the bounds of the resource classes, where these go by size. BLEU of different target "
+        "languages or signatures is not comparable from dot to dot.",
     )
     parts = [
         paragraph(f"Scores on the {split} split. A direction without test text is listed as missing and in no average."),
@@ -176,7 +198,7 @@ def sampling(runs: Sequence[RunData], draw: Drawing) -> str:
             parts.append(heading(run.name))
         unit = run.plan.get("unit") or run.config.get("sampling", {}).get("unit", "tokens")
         drawing = draw(
-            lambda run=run, i=i: plots.sampling(run, plots.color_of(i)),
+            lambda run=run, i=i: plots.sampling(run, color_of(i)),
             f"Sampling distribution of {run.name}",
             f"Largest corpus first. p is counted in {_COUNTED.get(unit, unit)}; what was drawn is counted in target tokens of "
             "the logged steps, so the two differ where one side of a language is longer.",

@@ -47,6 +47,7 @@ STYLE = {
     "figure.facecolor": "none",
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "legend.handlelength": 2.8,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }

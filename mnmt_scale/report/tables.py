@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .plots import by_size
-from .read import RunData, drawn_tokens, normalised, resource_class, series
+from .canvas import by_size, held_mean
+from .plots_losses import against_tokens, by_class
+from .read import Points, RunData, drawn_tokens, normalised, resource_class, series, task_series
 from .scores import cells
 
 Row = dict[str, Any]
@@ -25,6 +26,7 @@ def summary_row(run: RunData) -> Row:
     last = run.train[-1] if run.train else {}
     seconds = sum(value for _, value in series(run.train, "seconds")) + sum(value for _, value in series(run.valid, "seconds"))
     return {
+        "method": run.method,
         "directions": len(run.tasks) or None,
         "sentence pairs": sum(run.sentences.values()) or None,
         "steps": last.get("step"),
@@ -53,6 +55,31 @@ def direction_rows(runs: Sequence[RunData], split: str | None) -> list[Row]:
             score = (cell.get("bleu"), cell.get("chrf"), cell.get("nll"), cell.get("signature"))
             why = cell.get("missing") or (None if cell or split is None else "not evaluated")
             rows.append(dict(zip(DIRECTION_COLUMNS, (*known_of_it, *seen, *score, why), strict=True)))
+    return rows
+
+
+def class_losses(run: RunData) -> dict[str, dict[str, Points]]:
+    """Resource class -> ``train`` and ``dev`` (step, mean nll over its directions) and ``dev_by_tokens``, as drawn."""
+    found = {}
+    for name, (tasks,) in by_class([run]).items():
+        train, dev = (held_mean([task_series(rows, task, "nll") for task in tasks]) for rows in (run.train, run.valid))
+        found[name] = {"train": train, "dev": dev, "dev_by_tokens": against_tokens(run, dev)}
+    return found
+
+
+def reach_rows(runs: Sequence[RunData]) -> list[Row]:
+    """For several runs: the lowest dev loss that every one of them reaches, over all directions and by class, and the target
+    tokens after which each first had it (at a validation). Nothing where a run has no dev loss."""
+    curves = {"all": [against_tokens(run, series(run.valid, "loss")) for run in runs]}
+    by_run = [class_losses(run) for run in runs]
+    for name in by_class(runs):
+        curves[name] = [table.get(name, {}).get("dev_by_tokens", []) for table in by_run]
+    rows = []
+    for name, here in curves.items():
+        if len(runs) > 1 and all(here):
+            level = max(min(value for _, value in curve) for curve in here)
+            first = [next(tokens for tokens, value in curve if value <= level) for curve in here]
+            rows.append({"class": name, "nll": level, "tokens": first})
     return rows
 
 

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from ..data.config import BatchConfig, DataConfig, SamplingConfig
 from ..engine.config import EngineConfig
 from ..evaluation.config import EvaluationConfig
-from ..methods.spec import MethodConfig
+from ..methods.cats.probe_config import ProbeConfig
+from ..methods.spec import NEED_GRADIENTS, MethodConfig
 from ..model.config import ModelConfig
 from ..settings import Section
 
@@ -51,6 +52,7 @@ class RunConfig(Section):
     method: MethodConfig = MethodConfig()
     engine: EngineConfig = EngineConfig()
     train: TrainConfig = TrainConfig()
+    probe: ProbeConfig = ProbeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -59,7 +61,19 @@ class RunConfig(Section):
             raise ValueError(f"data.max_tokens {self.data.max_tokens} exceeds model.max_positions {self.model.max_positions}")
         if self.sampling.kind == "fixed" and not self.sampling.weights:
             raise ValueError("sampling.kind 'fixed' needs sampling.weights")
+        self._check_task_gradients()
         return self
+
+    def _check_task_gradients(self) -> None:
+        how = self.engine.task_gradients
+        if how.route == "off":
+            if self.method.name in NEED_GRADIENTS:
+                raise ValueError(f"method '{self.method.name}' needs the gradients of single tasks, which route 'off' forbids")
+            if self.probe.gradients_every or self.probe.curvature_every:
+                raise ValueError("probes need the gradients of single tasks, which engine.task_gradients.route 'off' forbids")
+        current = self.method.name == "gramian" and self.method.gramian.weights == "current"
+        if current and how.gram_over == "microbatch" and self.batch.accumulation > 1:
+            raise ValueError("method.gramian.weights 'current' needs the Gram of the whole step: gram_over = 'step'")
 
 
 Resume = Literal["auto", "required", "never"]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data.packing import only
 from ..data.store import TokenStore
 from ..data.stream import BatchStream, evaluation_batches
 from ..dist import World, all_sum
 from ..engine.checkpoint import load_weights
+from ..engine.task_grads import TaskGradients, Watch
 from ..engine.zero import ZeroEngine, seed_step
 from ..errors import MnmtError
-from ..flow import StepReport, TaskBatch, TaskLosses
+from ..flow import StepReport, TaskBatch, TaskGram, TaskLosses
 from ..model.attention import uses_buckets
+from ..model.groups import parameter_group
 from ..model.transformer import Transformer
 from ..runs import build_model, load_tokenizer
 from ..settings import user_path
@@ -26,7 +31,12 @@ from .config import RunConfig
 
 @dataclass
 class Learner:
-    """What the loop moves. ``step`` counts the optimizer updates that were planned, skipped ones included."""
+    """What the loop moves.
+
+    Attributes:
+        step: optimizer updates that were planned, skipped ones included.
+        bad_observations, bad_in_row: Grams that were not finite, in all and since the last finite one.
+    """
 
     config: RunConfig
     tasks: TaskSet
@@ -35,6 +45,8 @@ class Learner:
     stream: BatchStream
     world: World
     step: int = 0
+    bad_observations: int = 0
+    bad_in_row: int = 0
 
     @classmethod
     def build(cls, config: RunConfig, store: TokenStore, tasks: TaskSet, world: World) -> Learner:
@@ -62,32 +74,51 @@ class Learner:
         )
         return cls(config, tasks, store, engine, stream, world)
 
-    def update(self, batches: list[TaskBatch], scales: tuple[float, ...], flag: int = 0) -> tuple[StepReport, int]:
+    @cached_property
+    def task_gradients(self) -> TaskGradients:
+        """Measures the gradients of single tasks; made when first asked for."""
+        settings = self.config.engine.task_gradients
+        return TaskGradients(self.engine, settings, seed=self.config.train.seed, only=only, group_of=parameter_group)
+
+    def update(
+        self,
+        batches: list[TaskBatch],
+        scales: tuple[float, ...],
+        flag: int = 0,
+        *,
+        gram: str = "",
+        weigh: Callable[[TaskGram], tuple[float, ...]] | None = None,
+    ) -> tuple[StepReport, int, TaskGram | None]:
         """One optimizer step over this rank's micro-batches.
 
         Args:
             scales: [K] factor of each task's summed token losses.
             flag: number to be summed over ranks in the same reduction (requests to stop).
+            gram: as in ``flow.Request``: "", "beside" or "first".
+            weigh: gives the ``scales`` where the Gram comes first, if it is finite.
 
         Returns:
-            The report, equal on all ranks, and the sum of the flags.
+            The report, equal on all ranks, the sum of the flags, and the Gram where one was asked for.
         """
         start = time.perf_counter()
-        sums = torch.zeros(3, len(scales), dtype=torch.float64)
-        for batch in batches:
-            seed_step(self.config.train.seed, batch.step, batch.micro, self.world.rank)
-            losses = self.engine.forward(batch.to(self.engine.device), scales)
-            self.engine.backward(losses, last=batch.micro == len(batches) - 1)
-            sums += _sums(losses)
-        outcome = self.engine.step()
+        watch = seen = None
+        if gram == "first" or (gram and self.task_gradients.route == "per_task"):
+            seen = self.task_gradients.measure(batches)
+            if gram == "first" and weigh is not None and not seen.bad:
+                scales = weigh(seen)
+        elif gram:
+            watch = self.task_gradients.watch(batches, scales)
+        sums = self._backward(batches, scales, watch)
+        if watch is not None:
+            seen = watch.finish()
+        outcome = self.engine.step(tolerate=seen is not None and bool(seen.bad))
         message = all_sum(torch.cat([sums.flatten(), torch.tensor([float(flag)], dtype=torch.float64)]))
         totals = message[:-1].reshape(3, -1)
         self.step += 1
-        first = batches[0]
         counts = totals[2].clamp(min=1)
         report = StepReport(
             step=self.step,
-            tasks=first.tasks,
+            tasks=batches[0].tasks,
             losses=tuple((totals[0] / counts).tolist()),
             nlls=tuple((totals[1] / counts).tolist()),
             tokens=tuple(int(n) for n in totals[2]),
@@ -96,7 +127,21 @@ class Learner:
             skipped=outcome.skipped,
             seconds=time.perf_counter() - start,
         )
-        return report, int(message[-1])
+        return report, int(message[-1]), seen
+
+    def _backward(self, batches: Sequence[TaskBatch], scales: tuple[float, ...], watch: Watch | None) -> Tensor:
+        """Forward and backward over the micro-batches; [3, K] this rank's loss sums, nll sums and token counts."""
+        sums = torch.zeros(3, len(scales), dtype=torch.float64)
+        for batch in batches:
+            seed_step(self.config.train.seed, batch.step, batch.micro, self.world.rank)
+            here = batch.to(self.engine.device)
+            if watch is None:
+                losses = self.engine.forward(here, scales)
+            else:
+                losses = self.engine.forward(here, watch.scales, watch.tape(batch.micro))
+            self.engine.backward(losses, last=batch.micro == len(batches) - 1)
+            sums += _sums(losses)
+        return sums
 
     def validation_nll(self, task: Task, limit: int) -> tuple[float, int]:
         """Negative log-likelihood (sum in nats) and predicted tokens of the first ``limit`` dev sentences of a task.
@@ -133,11 +178,13 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Position in the data, as JSON; weights and optimizer are the engine's."""
-        return {"step": self.step, "stream": self.stream.state_dict()}
+        bad = [self.bad_observations, self.bad_in_row]
+        return {"step": self.step, "stream": self.stream.state_dict(), "bad_observations": bad}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse of ``state``."""
         self.step = int(state["step"])
+        self.bad_observations, self.bad_in_row = state.get("bad_observations", (0, 0))
         self.stream.load_state_dict(state["stream"])
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..engine import checkpoint
 from ..engine.faults import fault
 from ..errors import MnmtError
-from ..flow import StepReport, TaskBatch
-from ..methods.spec import Method
+from ..flow import TaskBatch
+from ..methods.spec import Method, label
 from ..runlog import RunLog
+from .interruption import Interruption
 from .learner import Learner
+from .meter import Meter, json_float
+from .observe import log_method, observe
+from .probe import probe_training
 from .profile import ProfileWindow
 
 REQUEUE_EXIT_CODE = 75
@@ -48,7 +52,7 @@ def fit(
         MnmtError: E501 when loss or gradient is not finite, E406 when a checkpoint cannot be written.
     """
     config = learner.config
-    meter, interrupted, profiler = _Meter(), _Interruption(), ProfileWindow(window, run, learner.world.rank)
+    meter, interrupted, profiler = Meter(), Interruption(), ProfileWindow(window, run, learner.world.rank)
     deadline = time.monotonic() + 60 * config.train.max_minutes if config.train.max_minutes else math.inf
     if config.train.patience and progress.worse >= config.train.patience:
         progress.stopped = "patience"  # the run that is resumed here had come to its end
@@ -67,45 +71,60 @@ def _steps(
     run: Path,
     log: RunLog,
     progress: Progress,
-    meter: _Meter,
-    interrupted: _Interruption,
+    meter: Meter,
+    interrupted: Interruption,
     profiler: ProfileWindow,
     deadline: float,
 ) -> None:
-    config = learner.config
+    config, observed = learner.config, False
     while learner.step < config.train.max_steps and not progress.stopped:
         fault("train.before_step", step=learner.step, rank=learner.world.rank)
         profiler.before(learner.step + 1)
         batches = learner.stream.next()
         scales = method.scales(batches[0])
-        observing = method.wants(learner.step)
+        request = method.wants(learner.step)
         flag = _TIME_UP * (time.monotonic() > deadline) + _SIGNALLED * interrupted.now
         try:
-            report, flags = learner.update(batches, scales, flag)
+            weigh = partial(method.weigh, batch=batches[0])
+            report, flags, gram = learner.update(batches, scales, flag, gram=request.gram if request else "", weigh=weigh)
         except MnmtError as error:
             if error.code == "E501":
                 _write_bad_batch(run, learner, batches)
             raise
         profiler.after(report.step)
-        if report.skipped:
+        if report.skipped or (gram is not None and gram.bad):
             _write_bad_batch(run, learner, batches)
+        if report.skipped:
             log.record("event", step=report.step, text="update skipped: loss or gradient not finite")
             log.say(f"step {report.step}: loss or gradient not finite, update skipped")
-        if observing:
-            method.observe(report)
+        if request:
+            observed |= observe(learner, method, request, report, gram, log)
         progress.tokens += 0 if report.skipped else sum(report.tokens)
         meter.add(report)
         progress.stopped = _reason(flags)
         last = bool(progress.stopped) or learner.step == config.train.max_steps
         if last or learner.step % config.train.log_steps == 0:
             _log_step(log, learner, meter, progress)
+            if observed:
+                log_method(learner, method, log, label(config.method))
+            observed = False
         began, saved = time.perf_counter(), False
+        if progress.stopped != "signal":
+            _probe(learner, log, run, progress)
         # a signal leaves seconds, not minutes: then the state is saved and nothing else is done
         if progress.stopped != "signal" and (last or learner.step % config.train.validate_steps == 0):
             saved = _validate(learner, method, run, log, progress, last=last)
         if not saved and (last or progress.stopped or learner.step % config.engine.checkpoint.every_steps == 0):
             save(learner, method, run, log, progress, metric=None, final=last)
         meter.leave_out(time.perf_counter() - began)
+
+
+def _probe(learner: Learner, log: RunLog, run: Path, progress: Progress) -> None:
+    """The probes that are due after this step. Collective."""
+    settings = learner.config.probe
+    for kind, every in (("gradients", settings.gradients_every), ("curvature", settings.curvature_every)):
+        if every and learner.step % every == 0:
+            probe_training(learner, learner.task_gradients, kind, log, run, tokens=progress.tokens)
 
 
 def save(
@@ -117,7 +136,7 @@ def save(
     state = {
         "learner": learner.state(),
         "method": method.state_dict(),
-        "progress": {"best": _json_float(progress.best), "worse": progress.worse, "tokens": progress.tokens},
+        "progress": {"best": json_float(progress.best), "worse": progress.worse, "tokens": progress.tokens},
     }
     policy = learner.config.engine.checkpoint
     if final:
@@ -158,7 +177,7 @@ def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress
             nll, tokens = learner.validation_nll(task, config.train.validate_sentences)
             total += nll
             if tokens:
-                rows[task.name] = {"nll": _json_float(nll / tokens), "tokens": tokens}
+                rows[task.name] = {"nll": json_float(nll / tokens), "tokens": tokens}
     learner.engine.evaluate_end()
     if not rows:
         return False
@@ -168,7 +187,7 @@ def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress
     before = progress.best, progress.worse
     progress.best, progress.worse = (loss, 0) if best else (progress.best, progress.worse + 1)
     seconds = time.perf_counter() - start
-    log.record("valid", step=learner.step, loss=_json_float(loss), best=best, tasks=rows, seconds=seconds)
+    log.record("valid", step=learner.step, loss=json_float(loss), best=best, tasks=rows, seconds=seconds)
     mark = "best so far" if best else f"best {progress.best:.4f}"
     log.say(f"step {learner.step}: dev nll {loss:.4f} ({mark}) over {len(rows)} of {len(learner.tasks)} directions")
     if config.train.patience and progress.worse >= config.train.patience:
@@ -176,14 +195,14 @@ def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress
     due = learner.step % config.engine.checkpoint.every_steps == 0
     if best or last or due or progress.stopped:
         final = last or bool(progress.stopped)
-        if save(learner, method, run, log, progress, metric=_json_float(loss), final=final):
+        if save(learner, method, run, log, progress, metric=json_float(loss), final=final):
             return True
         if best:  # weights that were not kept are not the best ones to compare with
             progress.best, progress.worse = before
     return False
 
 
-def _log_step(log: RunLog, learner: Learner, meter: _Meter, progress: Progress) -> None:
+def _log_step(log: RunLog, learner: Learner, meter: Meter, progress: Progress) -> None:
     values = meter.take(learner.tasks.names)
     if not values["tasks"]:
         log.say(f"step {learner.step}: every update since the last line was skipped")
@@ -197,85 +216,10 @@ def _log_step(log: RunLog, learner: Learner, meter: _Meter, progress: Progress) 
     )
 
 
-class _Meter:
-    """Means over a logging interval; tokens per second are predicted target tokens, waiting for data included, validation
-    and checkpoints not."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-        self._rows: dict[int, list[float]] = {}
-        self._last: StepReport | None = None
-
-    def add(self, report: StepReport) -> None:
-        self._last = report
-        for task, loss, nll, tokens in zip(report.tasks, report.losses, report.nlls, report.tokens, strict=True):
-            row = self._rows.setdefault(task, [0.0, 0.0, 0.0])
-            if tokens and not report.skipped:
-                row[0], row[1], row[2] = row[0] + loss * tokens, row[1] + nll * tokens, row[2] + tokens
-
-    def leave_out(self, seconds: float) -> None:
-        """Time that was not spent on training."""
-        self._since += seconds
-
-    def take(self, names: list[str]) -> dict[str, Any]:
-        """The interval's means, and a fresh interval."""
-        now = time.perf_counter()
-        total = [sum(row[i] for row in self._rows.values()) for i in range(3)]
-        tokens = max(total[2], 1.0)
-        assert self._last is not None
-        values = {
-            "loss": total[0] / tokens,
-            "nll": total[1] / tokens,
-            "learning_rate": self._last.learning_rate,
-            "grad_norm": _json_float(self._last.grad_norm) or 0.0,
-            "tokens_per_second": total[2] / max(now - self._since, 1e-9),
-            "seconds": now - self._since,
-            "tasks": {
-                names[k]: {"loss": row[0] / row[2], "nll": row[1] / row[2], "tokens": int(row[2])}
-                for k, row in sorted(self._rows.items())
-                if row[2]
-            },
-        }
-        self._since, self._rows = now, {}
-        return values
-
-
-class _Interruption:
-    """SIGTERM and SIGUSR1 ask for a checkpoint and an end after the present step; a second one, seconds later, ends at once
-    (a launcher forwards what its process group has had already)."""
-
-    AGAIN_SECONDS = 5.0
-
-    def __init__(self) -> None:
-        self.now, self._first = False, 0.0
-        self._before: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            try:
-                self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: the caller handles signals
-                return
-
-    def restore(self) -> None:
-        """The handlers that were there before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.now and time.monotonic() - self._first > self.AGAIN_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        if not self.now:
-            self.now, self._first = True, time.monotonic()
-
-
 def _reason(flags: int) -> str:
     if flags >= _SIGNALLED:
         return "signal"
     return "minutes" if flags else ""
-
-
-def _json_float(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _write_bad_batch(run: Path, learner: Learner, batches: list[TaskBatch]) -> None:

@@ -13,7 +13,9 @@ from ..data.store import TokenStore
 from ..engine import checkpoint
 from ..engine.commit import on_first_rank
 from ..errors import MnmtError
+from ..evaluation.resources import check_classes
 from ..methods.catalog import make_method
+from ..methods.spec import NEED_GRADIENTS, Facts, Method, label
 from ..runlog import RunLock, RunLog, environment, write_atomically
 from ..tasks import TaskSet, directions_of
 from .config import Resume, RunConfig
@@ -48,11 +50,12 @@ def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | 
         lock = _lock_together(run, world.rank)
         store = TokenStore.open(settings.user_path(config.data.store))
         tasks = resolve_tasks(config, store)
+        check_classes(tasks.names, config.data.pivot, config.evaluation)
         config = _resolved(config, tasks)
         found = checkpoint.find(run, resume)
         _check_same(found, store, tasks)
         learner = Learner.build(config, store, tasks, world)
-        method = make_method(config.method)
+        method = method_of(learner)
         progress = Progress()
         if found is not None:
             progress = restore(checkpoint.load(found, learner.engine), learner, method)
@@ -77,6 +80,36 @@ def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | 
     finally:
         if lock is not None:
             lock.release()
+
+
+def method_of(learner: Learner) -> Method:
+    """The method of the settings, told about this training.
+
+    Raises:
+        MnmtError: E104 when a method that works on K tasks a step gets fewer tasks; what the method itself refuses.
+    """
+    config, p = learner.config, learner.stream.shares
+    there, asked = int((p > 0).sum()), config.sampling.tasks_per_batch
+    if config.method.name != "joint" and asked > there:
+        raise MnmtError(
+            "E104",
+            f"sampling.tasks_per_batch = {asked}, but only {there} directions are trained",
+            where=f"method '{config.method.name}'",
+            remedy=f"set it to {there} or less, or to 0 for all of them",
+        )
+    if config.method.name == "multidds" and len(_without_dev(learner)) == len(learner.tasks):
+        raise MnmtError(
+            "E104",
+            "no direction has dev text, which the rewards are measured on",
+            where="method 'multidds'",
+            remedy="give the corpora a dev split, or choose another method",
+        )
+    facts = Facts(tuple(learner.tasks.names), tuple(p.tolist()), min(asked or there, there), config.train.seed)
+    return make_method(config.method, facts)
+
+
+def _without_dev(learner: Learner) -> list[str]:
+    return [task.name for task in learner.tasks if not learner.store.has(task.pair, "dev")]
 
 
 def resolve_tasks(config: RunConfig, store: TokenStore) -> TaskSet:
@@ -125,7 +158,7 @@ def _begin_directory(config: RunConfig, run: Path, store: TokenStore, size: int,
     if fresh:
         for name in ("tokenizer.model", "vocabulary.json"):
             (run / name).unlink(missing_ok=True)
-        for name in ("bad_batches", "eval", "tensorboard", "profile"):
+        for name in ("bad_batches", "eval", "probes", "tensorboard", "profile"):
             shutil.rmtree(run / name, ignore_errors=True)
     store.tokenizer.save(run)
 
@@ -142,6 +175,11 @@ def _announce(log: RunLog, learner: Learner, found) -> None:
         f"{parameters:,} parameters, {learner.world.size} rank(s), ZeRO-{learner.config.engine.zero_stage}, "
         f"{str(engine.dtype).removeprefix('torch.')} on {engine.device.type}"
     )
+    if learner.config.method.name in NEED_GRADIENTS:
+        tasks = plan["tasks_per_batch"]
+        log.say(f"method {label(learner.config.method)}; {learner.task_gradients.describe(tasks)}")
+    if learner.config.method.name == "multidds" and _without_dev(learner):
+        log.say(f"no dev text, so not in the mean of the rewards: {', '.join(_without_dev(learner))}")
     log.say("starting from step 0" if found is None else f"resumed from {found.path.name} at step {learner.step}")
     if found is not None and found.partial:
         log.say(f"incomplete and not used: {', '.join(found.partial)}")

@@ -56,7 +56,8 @@ def check_self_contained(page: Page) -> None:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("href", "src", "xlink:href"):
-                assert value.startswith(("#", "data:text/csv;")), (tag, value)
+                inside = "data:image/png;base64," if tag == "image" else "data:text/csv;"
+                assert value.startswith(("#", inside)), (tag, value)
             assert "url(http" not in (value or "")
     identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identities) == len(set(identities))
@@ -71,7 +72,8 @@ def check_self_contained(page: Page) -> None:
 def test_a_whole_run(tmp_path):
     page = report([fake_run(tmp_path / "run", 8)], tmp_path / "r.html")
     check_self_contained(page)
-    assert page.count("svg") == 8  # loss, classes, cells, size and BLEU, sampling, speed, learning rate, gradient norm
+    # loss, classes, against tokens, cells, size and BLEU, sampling, speed, learning rate, gradient norm
+    assert page.count("svg") == 9
     text = " ".join(page.text)
     for phrase in (
         "Translation quality",
@@ -101,7 +103,7 @@ def test_names_are_inert(tmp_path, name):
     (evil / "eval" / "test.json").write_text(json.dumps(evaluation))
     page = report([evil, fake_run(tmp_path / "other", 3)], tmp_path / "r.html")
     check_self_contained(page)
-    assert page.count("svg") == 9
+    assert page.count("svg") == 10
     if name.isprintable():
         assert name in "".join(page.text)
 
@@ -126,13 +128,14 @@ def test_runs_with_other_directions_are_marked(tmp_path):
 
 @pytest.mark.parametrize(
     ("without", "figures"),
-    [(("eval",), 7), (("valid",), 8), (("plan",), 5), (("train",), 5), (("eval", "train", "valid", "plan", "environment"), 0)],
+    [(("eval",), 8), (("valid",), 8), (("plan",), 6), (("train",), 5), (("eval", "train", "valid", "plan", "environment"), 0)],
 )
 def test_partial_runs(tmp_path, without, figures):
     page = report([fake_run(tmp_path / "run", 4, without=without)], tmp_path / "r.html")
     check_self_contained(page)
     assert page.count("svg") == figures
     assert any("No " in line for line in page.text)
+    assert "not measured" in " ".join(page.text).lower()
 
 
 def test_a_run_that_has_only_begun(tmp_path):

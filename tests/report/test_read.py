@@ -33,6 +33,38 @@ def test_resource_classes_follow_the_settings_of_the_run(tmp_path):
     assert resource_class(default, "xx-en") is None
 
 
+def test_resource_classes_that_the_settings_name_go_before_sizes(tmp_path):
+    classes = {"evaluation": {"classes": {"low": ["al", "xx"], "high": ["ar-en"]}}}
+    run = read_run(fake_run(tmp_path / "run", 4, settings=classes))
+    assert [resource_class(run, task) for task in run.tasks] == ["low", "high", "low", "low"]
+    assert resource_class(run, "en-xx") == "low"  # no size, but named
+    assert resource_class(run, "yy-en") is None
+    both = read_run(fake_run(tmp_path / "both", 2, settings={"evaluation": {"classes": {"low": ["al"], "high": ["al-en"]}}}))
+    assert resource_class(both, "al-en") is None
+    assert resource_class(both, "no direction") is None
+
+
+@pytest.mark.parametrize("evaluation", ["x", {"low_below": "many"}, {"classes": {"tiny": ["al"]}}])
+def test_class_settings_of_another_version_do_no_harm(tmp_path, evaluation):
+    run = read_run(fake_run(tmp_path / "run", 2, settings={"evaluation": evaluation}))
+    assert resource_class(run, "al-en") == "high"
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (None, "joint"),
+        ({"name": "gramian"}, "UPGrad"),
+        ({"name": "gramian", "gramian": {"weighting": "MGDA", "weights": "lagged"}}, "MGDA (lagged)"),
+        ({"name": "gramian", "gramian": {"weighting": "not there"}}, "gramian"),
+        ("cats", "unknown"),
+    ],
+)
+def test_what_a_method_is_called(tmp_path, method, name):
+    run = read_run(fake_run(tmp_path / "run", 2, settings={} if method is None else {"method": method}))
+    assert run.method == name
+
+
 def write_metrics(path, *lines):
     path.joinpath("metrics.jsonl").write_text("".join(line + "\n" for line in lines))
 

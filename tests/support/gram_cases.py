@@ -1,0 +1,400 @@
+"""Cases around the gradients of single tasks that a ``RankPool`` runs, and the truth: one plain process, one backward pass a
+task over the sentences of all ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnmt_scale.data.packing import only
+from mnmt_scale.dist import World, gather_objects
+from mnmt_scale.engine import gradient_cut
+from mnmt_scale.engine.config import TaskGradientsConfig
+from mnmt_scale.engine.gradient_cut import GradientCut
+from mnmt_scale.engine.state import collect
+from mnmt_scale.engine.task_grads import TaskGradients
+from mnmt_scale.engine.zero import ZeroEngine, seed_step
+from mnmt_scale.errors import MnmtError
+from mnmt_scale.flow import TaskBatch, TaskGram, TaskLosses
+from mnmt_scale.kernels.ops.segmented_output import segmented_linear_cross_entropy
+from mnmt_scale.kernels.segments import Segments
+from mnmt_scale.losses.task_loss import task_losses
+from mnmt_scale.model.groups import parameter_group
+from mnmt_scale.model.segmented import Linear, name_layers
+from mnmt_scale.model.transformer import Encoder, Transformer
+from mnmt_scale.settings import validate
+
+from .engine_cases import MAX_STEPS, engine_config, make_model
+from .tiny_training import VOCABULARY, planned, sentences, share_out, tiny_config, token_mean
+
+SEED = 3
+
+
+def shared_out(step: int, ranks: int, accumulation: int, split: str) -> list[list[TaskBatch]]:
+    """``planned`` with two more splits: ``absent``, where the last rank alone holds task 0 (and one rank alone holds all);
+    ``missing``, a step without a sentence of task 1."""
+    if split not in ("absent", "missing"):
+        return planned(step, ranks, accumulation, split)
+    rows = sentences(step, (4, 5, 3) if split == "absent" else (4, 0, 5))
+    cells: list[list[int]] = [[] for _ in range(ranks * accumulation)]
+    for i, (slot, _, _) in enumerate(rows):
+        first = len(cells) - accumulation if split == "absent" and slot == 0 else 0
+        cells[first + i % (len(cells) - first)].append(i)
+    batches = share_out(rows, cells, step)
+    return [batches[r * accumulation : (r + 1) * accumulation] for r in range(ranks)]
+
+
+class Scaled(Transformer):
+    """A Transformer with a parameter that no measured layer owns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.output_scale = torch.nn.Parameter(torch.full((self.config.d_model,), 0.7))
+
+    def hidden(self, batch, tape=None):
+        return super().hidden(batch, tape) * self.output_scale
+
+
+class Reread(Transformer):
+    """A Transformer whose last norm's bias is read once more, beside the layer that measures it."""
+
+    def hidden(self, batch, tape=None):
+        return super().hidden(batch, tape) + 0.5 * self.decoder.layer_norm.bias
+
+
+class Twice(Encoder):
+    """An encoder whose layers are gone through twice."""
+
+    def forward(self, x, layout):
+        return super().forward(super().forward(x, layout), layout)
+
+
+class Repeated(Transformer):
+    """A Transformer that uses every weight of its encoder twice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.encoder.__class__ = Twice
+
+
+class Untied(Transformer):
+    """A Transformer whose output layer has a weight of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.output = Linear(self.config.d_model, VOCABULARY, bias=False)
+        name_layers(self)
+
+    def forward(self, batch, scales, tape=None):
+        if tape is None:
+            return task_losses(self.hidden(batch), self.output.weight, batch, scales, self.label_smoothing)
+        factors = torch.as_tensor(scales).repeat_interleave(torch.tensor(batch.target_segments).diff())
+        segments = Segments.of(batch.target_segments)
+        of_batch = (batch.target_out, factors, segments, tape, self.output.group, self.label_smoothing)
+        losses = segmented_linear_cross_entropy(self.hidden(batch, tape), self.output.weight, *of_batch, name="output")
+        return TaskLosses(*losses)
+
+
+KINDS = {"Scaled": Scaled, "Reread": Reread, "Repeated": Repeated, "Untied": Untied}
+
+
+def model_of(kind: str = "", **changes: Any) -> Transformer:
+    """The tiny model, or one of ``KINDS``; biases are not zero."""
+    if not kind:
+        return make_model(**changes)
+    torch.manual_seed(7)
+    model = KINDS[kind](tiny_config(**changes), VOCABULARY, label_smoothing=0.1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(std=0.1)
+    return model
+
+
+def build(world: World, settings: dict[str, Any], how: dict[str, Any], accumulation: int = 1, **model: Any):
+    """Engine and its ``TaskGradients``."""
+    config = engine_config(**settings)
+    engine = ZeroEngine(model_of(**model), config, world=world, max_steps=MAX_STEPS, accumulation=accumulation)
+    return engine, task_gradients(engine, how)
+
+
+def task_gradients(engine: ZeroEngine, how: dict[str, Any]) -> TaskGradients:
+    """A ``TaskGradients`` with these settings."""
+    config = validate(TaskGradientsConfig, how, "test")
+    return TaskGradients(engine, config, seed=SEED, only=only, group_of=parameter_group)
+
+
+def ordinary(engine: ZeroEngine, mine: Sequence[TaskBatch], scales: Sequence[float], watch: Any = None) -> None:
+    """The forward and backward passes of a step, watched or not."""
+    for micro, batch in enumerate(mine):
+        seed_step(SEED, batch.step, batch.micro, engine.world.rank)
+        if watch is None:
+            losses = engine.forward(batch, tuple(scales))
+        else:
+            losses = engine.forward(batch, watch.scales, watch.tape(micro))
+        engine.backward(losses, last=micro == len(mine) - 1)
+
+
+def plain(gram: TaskGram) -> dict[str, Any]:
+    """A record as plain data."""
+    return {
+        "tasks": gram.tasks,
+        "groups": gram.groups,
+        "gram": gram.gram,
+        "losses": gram.losses,
+        "tokens": gram.tokens,
+        "route": gram.route,
+        "over": gram.over,
+        "bad": gram.bad,
+    }
+
+
+def observed(
+    world: World,
+    settings: dict[str, Any],
+    hows: Sequence[dict[str, Any]],
+    *,
+    splits: Sequence[str] = ("even",),
+    accumulation: int = 1,
+    steps_before: int = 0,
+    alpha: Sequence[float] = (1.0, 0.0, 2.5),
+    **model: Any,
+) -> dict[str, Any]:
+    """Some plain steps; then the Gram of a step, without an update, of each of ``hows`` and ``splits``; then the last split's
+    step, watched by the last of ``hows`` if it can. Weights before and after its update."""
+    engine, first = build(world, settings, hows[0], accumulation, **model)
+    for step in range(steps_before):
+        mine = shared_out(step, world.size, accumulation, "even")[world.rank]
+        ordinary(engine, mine, token_mean(mine[0]))
+        engine.step()
+    out: dict[str, Any] = {"before": engine.weights(), "measured": [], "watched": [], "facts": []}
+    for how in hows:
+        gradients = first if how is hows[0] else task_gradients(engine, how)
+        out["facts"].append((gradients.route, gradients.reason, gradients.describe(3)))
+        for split in splits:
+            mine = shared_out(steps_before, world.size, accumulation, split)[world.rank]
+            out["measured"].append({"how": how, "split": split, **plain(gradients.measure(mine))})
+    if gradients.route == "segmented":
+        watch = gradients.watch(mine, scales_of(alpha, mine[0]))
+        ordinary(engine, mine, scales_of(alpha, mine[0]), watch)
+        out["watched"].append({"how": how, "split": split, **plain(watch.finish())})
+        outcome = engine.step()
+        out["norm"], out["weights"] = outcome.grad_norm, engine.weights()
+    engine.close()
+    return out
+
+
+def disturbed(world: World, settings: dict[str, Any], measure: bool, **model: Any) -> dict[str, Tensor]:
+    """Three steps, with or without everything that measures between them; all state of this rank."""
+    engine, segmented = build(world, settings, {}, 2, dropout=0.1, **model)
+    by_task = task_gradients(engine, {"route": "per_task"})
+    for step in range(3):
+        mine = shared_out(step, world.size, 2, "even")[world.rank]
+        if measure and step != 1:
+            segmented.measure(mine)
+            by_task.measure(mine)
+            by_task.gradient(mine[:1], (1.0, 0.0, 0.5), eval=step == 2)
+        ordinary(engine, mine, token_mean(mine[0]))
+        engine.step()
+    state = {k: t.clone() for k, t in collect(engine).shard.items()}
+    engine.close()
+    return state
+
+
+class Poisoned(Transformer):
+    """A Transformer that spoils the hidden states of one task on one rank, or their gradients."""
+
+    spoil: tuple[int, str] | None = None
+
+    def hidden(self, batch, tape=None):
+        x = super().hidden(batch, tape)
+        if self.spoil is None or self.spoil[0] not in batch.tasks:
+            return x
+        slot = batch.tasks.index(self.spoil[0])
+        rows = torch.zeros(x.shape[0], 1, dtype=torch.bool)
+        rows[batch.target_segments[slot] : batch.target_segments[slot + 1]] = True
+        if self.spoil[1] == "loss":
+            return torch.where(rows, torch.nan, x)
+        x = x * 1.0
+        x.register_hook(lambda g: torch.where(rows, torch.inf, g))
+        return x
+
+
+KINDS["Poisoned"] = Poisoned
+
+
+def poisoned(world: World, settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A step whose task 1 is not finite on the last rank, measured by both routes and watched, then a good one."""
+    engine, segmented = build(world, settings, {}, kind="Poisoned")
+    by_task = task_gradients(engine, {"route": "per_task"})
+    mine = shared_out(0, world.size, 1, "even")[world.rank]
+    before = engine.weights()
+    engine.module.spoil = (1, kind) if world.rank == world.size - 1 else None
+    grams = [segmented.measure(mine), by_task.measure(mine)]
+    watch = segmented.watch(mine, token_mean(mine[0]))
+    ordinary(engine, mine, token_mean(mine[0]), watch)
+    grams.append(watch.finish())
+    skipped = [engine.step(tolerate=True).skipped]
+    same = all(torch.equal(before[n], w) for n, w in engine.weights().items())
+    engine.module.spoil = None
+    watch = segmented.watch(mine, token_mean(mine[0]))
+    ordinary(engine, mine, token_mean(mine[0]), watch)
+    grams.append(watch.finish())
+    skipped.append(engine.step().skipped)
+    engine.close()
+    return {"bad": [g.bad for g in grams], "losses": [g.losses for g in grams], "skipped": skipped, "same": same}
+
+
+def tolerated(world: World, settings: dict[str, Any]) -> str:
+    """Bad updates in a row, all tolerated; the error that ends it."""
+    engine, _ = build(world, settings, {}, kind="Poisoned")
+    engine.module.spoil = (1, "loss")
+    mine = shared_out(0, world.size, 1, "even")[world.rank]
+    for _ in range(10):
+        ordinary(engine, mine, token_mean(mine[0]))
+        try:
+            engine.step(tolerate=True)
+        except MnmtError as error:
+            return f"{engine.skips_in_row} {error}"
+        finally:
+            last = engine.skips_in_row
+    engine.close()
+    return f"{last} without an error"
+
+
+def refusal(world: World, settings: dict[str, Any], how: dict[str, Any], **model: Any) -> tuple[str, str]:
+    """Code and text of the error of these settings."""
+    engine, _ = build(world, settings, {"route": "per_task"}, **model)
+    try:
+        task_gradients(engine, how)
+    except MnmtError as error:
+        return error.code, str(error)
+    finally:
+        engine.close()
+    return "", ""
+
+
+def single_gradients(world: World, settings: dict[str, Any], split: str) -> dict[str, Any]:
+    """``gradient`` in both modes over two micro-batches, whole on rank 0, and ``inner`` of three."""
+    engine, gradients = build(world, settings, {}, dropout=0.1)
+    mine = shared_out(0, world.size, 2, split)[world.rank]
+    weights = [(0.5, 0.0, 0.25), (0.0, 0.125, 0.0)]
+    pieces = [gradients.gradient(mine, scales, eval=True) for scales in weights]
+    again = gradients.gradient(mine, weights[0])
+    training = engine.module.training
+    repeated = gradients.gradient(mine, weights[0])
+    parts = gather_objects(
+        [{n: (gradients.cut.span(engine.shards.shapes[n].numel()), x) for n, x in g.items()} for g in pieces]
+    )
+    whole = [{n: torch.cat([part[i][n][1] for part in parts]) for n in pieces[i]} for i in range(2)]
+    spans = {n: [part[0][n][0] for part in parts] for n in pieces[0]}
+    out = {
+        "whole": whole,
+        "spans": spans,
+        "inner": gradients.inner(pieces),
+        "training": training,
+        "repeated": all(torch.equal(again[n], repeated[n]) for n in again),
+        "dropout": any(not torch.equal(again[n], pieces[0][n]) for n in again if again[n].numel()),
+    }
+    engine.close()
+    return out
+
+
+def weighted(world: World, settings: dict[str, Any], steps: int, accumulation: int = 1) -> dict[str, Any]:
+    """Grams in the metric of Adam, before the first update and after ``steps`` of them, by both routes and watched."""
+    engine, segmented = build(world, settings, {"preconditioner": "adam"}, accumulation)
+    by_task = task_gradients(engine, {"preconditioner": "adam", "route": "per_task"})
+    mine = shared_out(0, world.size, accumulation, "even")[world.rank]
+    out: dict[str, Any] = {"fresh": plain(segmented.measure(mine)), "fresh by task": plain(by_task.measure(mine))}
+    for step in range(steps):
+        mine = shared_out(step, world.size, accumulation, "even")[world.rank]
+        ordinary(engine, mine, token_mean(mine[0]))
+        engine.step()
+    out["before"] = engine.weights()
+    mine = shared_out(steps, world.size, accumulation, "even")[world.rank]
+    out["segmented"], out["per_task"] = plain(segmented.measure(mine)), plain(by_task.measure(mine))
+    watch = segmented.watch(mine, token_mean(mine[0]))
+    ordinary(engine, mine, token_mean(mine[0]), watch)
+    out["watched"] = plain(watch.finish())
+    engine.close()
+    return out
+
+
+def cut_sums(world: World, chunk: int) -> dict[str, Any]:
+    """Whether sums in the cut, with buckets of ``chunk`` elements, are what they should be, and the cut itself."""
+    cut, kept = GradientCut(world), gradient_cut._CHUNK
+    gradient_cut._CHUNK = chunk
+    generator = torch.Generator().manual_seed(0)
+    sizes = [1, 2, 7, 30]
+    every = [torch.randn(2, n, generator=generator) for n in sizes]
+    local = [x * (world.rank + 1) for x in every]
+    total = [x * sum(range(1, world.size + 1)) for x in every]
+    spans = [cut.span(n) for n in sizes]
+    right = [x[:, a:b] for x, (a, b) in zip(total, spans, strict=True)]
+    borders = [*[0, 0, 11, 30][: world.size], 30]
+    a, b = borders[world.rank : world.rank + 2]
+    lists = list(cut.all_sums(sizes, [None if i == 1 else x[0] for i, x in enumerate(local)]))
+    wanted = [x[0] * (i != 1) for i, x in enumerate(right)]
+    narrow = [cut.sums(x.bfloat16()) for x in local]
+    sums = [cut.sums(x) for x in local]
+    ragged = cut.sums(local[3], borders)
+    gradient_cut._CHUNK = kept
+    return {
+        "sums": all(torch.allclose(x, y) for x, y in zip(sums, right, strict=True)),
+        "ragged": torch.allclose(ragged, total[3][:, a:b]),
+        "buckets": all(torch.allclose(x, y) for x, y in zip(lists, wanted, strict=True)),
+        "narrow": all(torch.allclose(x, y, rtol=0.02, atol=0.05) for x, y in zip(narrow, right, strict=True)),
+        "dtype": {str(x.dtype) for x in narrow},
+        "spans": spans,
+    }
+
+
+def scales_of(alpha: Sequence[float], batch: TaskBatch) -> tuple[float, ...]:
+    """alpha_k / N_k."""
+    return tuple(a / n if n else 0.0 for a, n in zip(alpha, batch.step_tokens, strict=True))
+
+
+def truth(
+    step: int,
+    ranks: int,
+    accumulation: int,
+    split: str,
+    *,
+    micro: int | None = None,
+    weights: dict[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **model: Any,
+) -> dict[str, Any]:
+    """name -> [K, n] gradients of the L_k of a step (of the ranks' micro-batch ``micro`` alone), losses and token counts."""
+    net = model_of(**model).to(dtype)
+    if weights is not None:
+        net.load_state_dict(weights)
+    shares = shared_out(step, ranks, accumulation, split)
+    batches = list(itertools.chain(*shares)) if micro is None else [mine[micro] for mine in shares]
+    tokens = torch.tensor([b.target_segments for b in batches]).diff(dim=1).sum(dim=0)
+    tokens -= torch.stack([torch.bincount(b.sentence_task, minlength=3) for b in batches]).sum(dim=0)
+    named = dict(net.named_parameters())
+    gradients = {n: torch.zeros(3, p.numel(), dtype=torch.float64) for n, p in named.items()}
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch in batches:
+        for k in range(3):
+            scales = [1.0 / float(tokens[k]) if j == k and tokens[k] else 0.0 for j in range(3)]
+            total = net(batch, scales).total
+            for name, g in zip(named, torch.autograd.grad(total, list(named.values())), strict=True):
+                gradients[name][k] += g.flatten()
+        sums += net(batch, [0.0] * 3).sums
+    return {"gradients": gradients, "losses": (sums / tokens.clamp(min=1)).tolist(), "tokens": tuple(tokens.tolist())}
+
+
+def grams(gradients: dict[str, Tensor], diagonal: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Group -> [K, K]."""
+    out: dict[str, Tensor] = {}
+    for name, g in gradients.items():
+        weighted = g if diagonal is None else g * diagonal[name].double().flatten()
+        group = parameter_group(name)
+        out[group] = out.get(group, 0) + weighted @ g.t()
+    return out
