@@ -191,10 +191,13 @@ def _memory(trainee: Trainee, variants: Iterable[Variant], case: str, settings: 
     bound = bound_bytes(learner.engine.module, trainee.num_tasks, learner.engine.dtype) / MIB
     plain = peak_bytes(device, partial(trainee.plain, batches)) / MIB
     rows = [row(BENCH, case, PLAIN, "peak beyond what stays", plain, "MiB", **settings)]
-    firsts = {v.request.gram: v for v in reversed(list(variants)) if v.request.gram}
-    for variant in reversed(firsts.values()):
+    firsts: dict[str, Variant] = {}
+    for variant in variants:
+        if variant.request.gram:
+            firsts.setdefault(variant.request.gram, variant)
+    for variant in firsts.values():
         extra = peak_bytes(device, partial(trainee.observed, variant, "segmented", batches)) / MIB - plain
-        name = f"{variant.name}, observed step, segmented"
+        name = f"{variant.observed_name}, segmented"
         rows.append(judged(row(BENCH, case, name, "peak above a plain step's", extra, "MiB", **settings), round(bound, 1)))
     return rows
 

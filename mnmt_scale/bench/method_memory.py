@@ -26,8 +26,9 @@ def peak_bytes(device: torch.device, call: Callable[[], Any]) -> int:
     """Highest sum of torch's allocations during a call, beyond what is live when it begins.
 
     Counted, not sampled: on a GPU by the caching allocator, on CPU from the profiler's record of every allocation (which
-    does not see older memory being freed). Resident memory would not do: between two equal steps that hold 500 MiB of activations it varies by more than what is looked for.
-    Memory that libraries take by themselves is not in it. The call is made once before, untracked.
+    does not see older memory being freed). Resident memory would not do: between two equal steps that hold 500 MiB of
+    activations it varies by more than what is looked for. Memory that libraries take by themselves is not in it. The call
+    is made once before, untracked.
     """
     call()
     if device.type == "cuda":

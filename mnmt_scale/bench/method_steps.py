@@ -70,6 +70,11 @@ class Variant:
         return cls(label(config), method, request, asked[1] - asked[0])
 
     @property
+    def observed_name(self) -> str:
+        """Of a step at which it observes."""
+        return f"{self.name}, observed step" + (" (second backward pass)" if self.request.gram == "first" else "")
+
+    @property
     def only_gram(self) -> bool:
         """An observation costs nothing but the Gram of the step's own gradients."""
         return self.request.gram == "beside" and not self.request.alignment
@@ -150,7 +155,7 @@ class Trainee:
                     continue  # alignment has no routes
                 kinds.append(
                     Kind(
-                        f"{variant.name}, observed step, {route}",
+                        f"{variant.observed_name}, {route}",
                         partial(self.observed, variant, route),
                         route,
                         variant,

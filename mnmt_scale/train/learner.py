@@ -57,6 +57,9 @@ class Learner:
         """
         torch.manual_seed(config.train.seed)
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        # torch would also write into every tensor before it is used, for the sake of programs that read what they never
+        # wrote: thousands of fills a step, and nothing here depends on them
+        torch.utils.deterministic.fill_uninitialized_memory = False
         model = _fresh_model(config, store)
         engine = ZeroEngine(
             model, config.engine, world=world, max_steps=config.train.max_steps, accumulation=config.batch.accumulation

@@ -12,7 +12,8 @@ from mnmt_scale.dist import World
 from mnmt_scale.engine.coverage import uncovered
 from mnmt_scale.engine.gradient_cut import GradientCut
 from mnmt_scale.engine.task_grads import means
-from tests.support.gram_cases import model_of, shared_out
+from tests.support.gram_models import model_of
+from tests.support.gram_truth import shared_out
 
 CPU = torch.device("cpu")
 

@@ -1,9 +1,8 @@
-"""Cases around the gradients of single tasks that a ``RankPool`` runs, and the truth: one plain process, one backward pass a
-task over the sentences of all ranks."""
+"""Cases around the gradients of single tasks that a ``RankPool`` runs; what they are held against is in
+``gram_truth``."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,100 +18,16 @@ from mnmt_scale.engine.state import collect
 from mnmt_scale.engine.task_grads import TaskGradients
 from mnmt_scale.engine.zero import ZeroEngine, seed_step
 from mnmt_scale.errors import MnmtError
-from mnmt_scale.flow import TaskBatch, TaskGram, TaskLosses
-from mnmt_scale.kernels.ops.segmented_output import segmented_linear_cross_entropy
-from mnmt_scale.kernels.segments import Segments
-from mnmt_scale.losses.task_loss import task_losses
+from mnmt_scale.flow import TaskBatch, TaskGram
 from mnmt_scale.model.groups import parameter_group
-from mnmt_scale.model.segmented import Linear, name_layers
-from mnmt_scale.model.transformer import Encoder, Transformer
 from mnmt_scale.settings import validate
 
-from .engine_cases import MAX_STEPS, engine_config, make_model
-from .tiny_training import VOCABULARY, planned, sentences, share_out, tiny_config, token_mean
+from .engine_cases import MAX_STEPS, engine_config
+from .gram_models import model_of
+from .gram_truth import scales_of, shared_out
+from .tiny_training import token_mean
 
 SEED = 3
-
-
-def shared_out(step: int, ranks: int, accumulation: int, split: str) -> list[list[TaskBatch]]:
-    """``planned`` with two more splits: ``absent``, where the last rank alone holds task 0 (and one rank alone holds all);
-    ``missing``, a step without a sentence of task 1."""
-    if split not in ("absent", "missing"):
-        return planned(step, ranks, accumulation, split)
-    rows = sentences(step, (4, 5, 3) if split == "absent" else (4, 0, 5))
-    cells: list[list[int]] = [[] for _ in range(ranks * accumulation)]
-    for i, (slot, _, _) in enumerate(rows):
-        first = len(cells) - accumulation if split == "absent" and slot == 0 else 0
-        cells[first + i % (len(cells) - first)].append(i)
-    batches = share_out(rows, cells, step)
-    return [batches[r * accumulation : (r + 1) * accumulation] for r in range(ranks)]
-
-
-class Scaled(Transformer):
-    """A Transformer with a parameter that no measured layer owns."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.output_scale = torch.nn.Parameter(torch.full((self.config.d_model,), 0.7))
-
-    def hidden(self, batch, tape=None):
-        return super().hidden(batch, tape) * self.output_scale
-
-
-class Reread(Transformer):
-    """A Transformer whose last norm's bias is read once more, beside the layer that measures it."""
-
-    def hidden(self, batch, tape=None):
-        return super().hidden(batch, tape) + 0.5 * self.decoder.layer_norm.bias
-
-
-class Twice(Encoder):
-    """An encoder whose layers are gone through twice."""
-
-    def forward(self, x, layout):
-        return super().forward(super().forward(x, layout), layout)
-
-
-class Repeated(Transformer):
-    """A Transformer that uses every weight of its encoder twice."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.encoder.__class__ = Twice
-
-
-class Untied(Transformer):
-    """A Transformer whose output layer has a weight of its own."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.output = Linear(self.config.d_model, VOCABULARY, bias=False)
-        name_layers(self)
-
-    def forward(self, batch, scales, tape=None):
-        if tape is None:
-            return task_losses(self.hidden(batch), self.output.weight, batch, scales, self.label_smoothing)
-        factors = torch.as_tensor(scales).repeat_interleave(torch.tensor(batch.target_segments).diff())
-        segments = Segments.of(batch.target_segments)
-        of_batch = (batch.target_out, factors, segments, tape, self.output.group, self.label_smoothing)
-        losses = segmented_linear_cross_entropy(self.hidden(batch, tape), self.output.weight, *of_batch, name="output")
-        return TaskLosses(*losses)
-
-
-KINDS = {"Scaled": Scaled, "Reread": Reread, "Repeated": Repeated, "Untied": Untied}
-
-
-def model_of(kind: str = "", **changes: Any) -> Transformer:
-    """The tiny model, or one of ``KINDS``; biases are not zero."""
-    if not kind:
-        return make_model(**changes)
-    torch.manual_seed(7)
-    model = KINDS[kind](tiny_config(**changes), VOCABULARY, label_smoothing=0.1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("bias"):
-                p.normal_(std=0.1)
-    return model
 
 
 def build(world: World, settings: dict[str, Any], how: dict[str, Any], accumulation: int = 1, **model: Any):
@@ -203,28 +118,6 @@ def disturbed(world: World, settings: dict[str, Any], measure: bool, **model: An
     state = {k: t.clone() for k, t in collect(engine).shard.items()}
     engine.close()
     return state
-
-
-class Poisoned(Transformer):
-    """A Transformer that spoils the hidden states of one task on one rank, or their gradients."""
-
-    spoil: tuple[int, str] | None = None
-
-    def hidden(self, batch, tape=None):
-        x = super().hidden(batch, tape)
-        if self.spoil is None or self.spoil[0] not in batch.tasks:
-            return x
-        slot = batch.tasks.index(self.spoil[0])
-        rows = torch.zeros(x.shape[0], 1, dtype=torch.bool)
-        rows[batch.target_segments[slot] : batch.target_segments[slot + 1]] = True
-        if self.spoil[1] == "loss":
-            return torch.where(rows, torch.nan, x)
-        x = x * 1.0
-        x.register_hook(lambda g: torch.where(rows, torch.inf, g))
-        return x
-
-
-KINDS["Poisoned"] = Poisoned
 
 
 def poisoned(world: World, settings: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -351,50 +244,3 @@ def cut_sums(world: World, chunk: int) -> dict[str, Any]:
         "dtype": {str(x.dtype) for x in narrow},
         "spans": spans,
     }
-
-
-def scales_of(alpha: Sequence[float], batch: TaskBatch) -> tuple[float, ...]:
-    """alpha_k / N_k."""
-    return tuple(a / n if n else 0.0 for a, n in zip(alpha, batch.step_tokens, strict=True))
-
-
-def truth(
-    step: int,
-    ranks: int,
-    accumulation: int,
-    split: str,
-    *,
-    micro: int | None = None,
-    weights: dict[str, Tensor] | None = None,
-    dtype: torch.dtype = torch.float32,
-    **model: Any,
-) -> dict[str, Any]:
-    """name -> [K, n] gradients of the L_k of a step (of the ranks' micro-batch ``micro`` alone), losses and token counts."""
-    net = model_of(**model).to(dtype)
-    if weights is not None:
-        net.load_state_dict(weights)
-    shares = shared_out(step, ranks, accumulation, split)
-    batches = list(itertools.chain(*shares)) if micro is None else [mine[micro] for mine in shares]
-    tokens = torch.tensor([b.target_segments for b in batches]).diff(dim=1).sum(dim=0)
-    tokens -= torch.stack([torch.bincount(b.sentence_task, minlength=3) for b in batches]).sum(dim=0)
-    named = dict(net.named_parameters())
-    gradients = {n: torch.zeros(3, p.numel(), dtype=torch.float64) for n, p in named.items()}
-    sums = torch.zeros(3, dtype=torch.float64)
-    for batch in batches:
-        for k in range(3):
-            scales = [1.0 / float(tokens[k]) if j == k and tokens[k] else 0.0 for j in range(3)]
-            total = net(batch, scales).total
-            for name, g in zip(named, torch.autograd.grad(total, list(named.values())), strict=True):
-                gradients[name][k] += g.flatten()
-        sums += net(batch, [0.0] * 3).sums
-    return {"gradients": gradients, "losses": (sums / tokens.clamp(min=1)).tolist(), "tokens": tuple(tokens.tolist())}
-
-
-def grams(gradients: dict[str, Tensor], diagonal: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Group -> [K, K]."""
-    out: dict[str, Tensor] = {}
-    for name, g in gradients.items():
-        weighted = g if diagonal is None else g * diagonal[name].double().flatten()
-        group = parameter_group(name)
-        out[group] = out.get(group, 0) + weighted @ g.t()
-    return out

@@ -2,8 +2,8 @@
 
 As ``linear_cross_entropy`` makes its gradients in the forward pass, so each task's gradient O_k [V, D] of the weight is
 made there, and K of them exist until their inner products and their combination are taken, still in the forward pass: K V D
-elements, gone before the backward pass begins. The tape learns of it in the backward pass, so that neither an evaluation
-nor the second forward pass of activation checkpointing counts.
+elements more than a plain layer needs, gone before the backward pass begins. The tape learns of it in the backward pass, so
+that neither an evaluation nor the second forward pass of activation checkpointing counts.
 
 Tied to the embedding, the gradient of task k is O_k + E_k, with E_k from the embedding's backward pass, long after O_k is
 gone. E_k is zero but in the rows of the ids that the batch feeds to the embedding, and
@@ -85,14 +85,14 @@ class _SegmentedOutput(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, scale, eps, embedding_ids, use):
         tape, name = use.tape, use.parameter_name("weight")
-        losses, d_hidden, stacked = _task_gradients(hidden, weight, targets, scale, eps, use)
-        gram, (combined,) = tape.measure({name: stacked})
-        ids = kept = None
+        losses, d_hidden, gradients = _task_gradients(hidden, weight, targets, scale, eps, use)
+        gram, (combined,) = tape.measure({name: gradients})
+        ids, kept = None, []
         if embedding_ids is not None:
             ids = tape.ids_of(embedding_ids)
-            kept = tape.reduced_rows(name, stacked[:, ids], ids)
+            kept = tape.kept_rows(name, gradients, ids)
         ctx.use = use
-        ctx.save_for_backward(d_hidden, combined, gram, ids, kept)
+        ctx.save_for_backward(d_hidden, combined, gram, ids, *kept)
         ctx.mark_non_differentiable(*losses[1:])
         ctx.set_materialize_grads(False)
         return losses
@@ -102,9 +102,9 @@ class _SegmentedOutput(torch.autograd.Function):
     def backward(ctx, d_total, *_):
         if d_total is None:
             return (None,) * 7
-        (d_hidden, combined, gram, ids, kept), use = ctx.saved_tensors, ctx.use
+        (d_hidden, combined, gram, ids, *kept), use = ctx.saved_tensors, ctx.use
         if d_total.device.type != "cpu" or d_total.item() != 1.0:
-            d_hidden, combined, kept = (None if x is None else x * d_total.to(x.dtype) for x in (d_hidden, combined, kept))
+            d_hidden, combined, *kept = (x * d_total.to(x.dtype) for x in (d_hidden, combined, *kept))
             gram = gram * d_total.double().square()
         if ctx.needs_input_grad[1]:
             use.claim("weight")
@@ -116,24 +116,28 @@ class _SegmentedOutput(torch.autograd.Function):
 
 def _task_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, eps: float, use: Use
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor]:
-    """Losses (total, sums, nlls, tokens), the gradient of hidden [T, D] and those of the weight [K, V, D]."""
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor | list[Tensor]]:
+    """Losses (total, sums, nlls, tokens), the gradient of hidden [T, D] and those of the weight: K of [V, D], which can be
+    freed one by one, or [K, V, D] where the tape reduces them over ranks."""
     K, wide = use.tape.num_tasks, torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    d_hidden, stacked = torch.empty_like(hidden), weight.new_empty(K, *weight.shape)
+    d_hidden = torch.empty_like(hidden)
+    stacked = None if use.tape.reduce is None else weight.new_zeros(K, *weight.shape)
+    gradients: list[Tensor] = []
     total, sums, nlls = (torch.zeros(n, dtype=wide, device=hidden.device) for n in ((), K, K))
     tokens = torch.zeros(K, dtype=torch.int64, device=hidden.device)
     w = weight.detach().requires_grad_()
     for k, spans in enumerate(use.segments.spans(K)):
         if not spans:
-            stacked[k].zero_()
+            gradients.append(torch.zeros_like(weight) if stacked is None else stacked[k])
             continue
         h = take(hidden.detach(), spans).detach().requires_grad_()
         with torch.enable_grad():
             total_k, *counts = linear_cross_entropy(h, w, take(targets, spans), take(scale, spans), (0, h.shape[0]), eps)
         d_h, d_w = torch.autograd.grad(total_k, (h, w))
-        stacked[k].copy_(d_w)
+        gradients.append(d_w if stacked is None else stacked[k].copy_(d_w))
         total += total_k.detach()
         sums[k], nlls[k], tokens[k] = (c[0] for c in counts)
         for (a, b), part in zip(spans, d_h.split([b - a for a, b in spans]), strict=True):
             d_hidden[a:b] = part
-    return (total, sums, nlls, tokens), d_hidden, stacked
+        del total_k, d_w  # not alive while the next task's are made
+    return (total, sums, nlls, tokens), d_hidden, gradients if stacked is None else stacked

@@ -79,7 +79,7 @@ class TaskTape:
         self.reduce, self.shared_ids, self.diagonal = reduce, shared_ids, diagonal
         self.groups: dict[str, Tensor] = {}
         self._users: dict[int, tuple[Tensor, str]] = {}
-        self._tied: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tied: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
 
     @property
     def gram(self) -> Tensor:
@@ -117,14 +117,18 @@ class TaskTape:
         self._users[id(parameter)] = (parameter, name)  # the tensor too: an id is unique only while it lives
 
     def measure(
-        self, gradients: Mapping[str, Tensor], rows: Tensor | None = None, beside: Tensor | None = None
+        self,
+        gradients: Mapping[str, Tensor | Sequence[Tensor]],
+        rows: Tensor | None = None,
+        beside: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Gram of some parameters' gradients and their combinations.
 
         Args:
-            gradients: name -> [K, ...] contiguous, of one dtype; with ``rows``: name -> [K, r, D], rows of a table.
+            gradients: name -> [K, ...] contiguous, of one dtype; with ``rows``: name -> [K, r, D], rows of a table. Without
+                ``reduce`` K tensors do as well as one.
             rows: [r] which ones.
-            beside: [K, m], another part of the same rows' gradients, as ``reduce`` kept it, whose own inner products
+            beside: K of [m], another part of the same rows' gradients, as ``reduce`` kept it, whose own inner products
                 are counted already: the Gram gets those of the sum less those of ``beside``.
 
         Returns:
@@ -132,10 +136,10 @@ class TaskTape:
         """
         stacks = list(gradients.values())
         if self.reduce is None:
-            kept = [s.flatten(1) for s in stacks]
+            kept = [[g.flatten() for g in s] for s in stacks]
         else:
-            kept = [self._reduced(name, s, rows) for name, s in gradients.items()]
-        weights = [self._weights(name, rows, s) for name, s in zip(gradients, kept, strict=True)] if self.diagonal else None
+            kept = [list(self._reduced(name, s, rows)) for name, s in gradients.items()]
+        weights = [self._weights(name, rows, s[0]) for name, s in zip(gradients, kept, strict=True)] if self.diagonal else None
         alpha = self.alpha
         tasks = [list(fragments) for fragments in zip(*kept, strict=True)]
         if beside is not None:
@@ -149,7 +153,7 @@ class TaskTape:
         if beside is not None:
             old, new = slice(0, self.num_tasks), slice(self.num_tasks, None)
             gram = gram[old, new] + gram[new, old] + gram[new, new]
-        return gram, [c.view(s.shape[1:]) for c, s in zip(combined, stacks, strict=True)]
+        return gram, [c.view(s[0].shape) for c, s in zip(combined, stacks, strict=True)]
 
     def combine(self, group: str, gradients: Mapping[str, Tensor]) -> list[Tensor]:
         """``measure``, with the Gram added to the group."""
@@ -162,15 +166,18 @@ class TaskTape:
         unique = torch.unique(ids)
         return unique if self.shared_ids is None else self.shared_ids(unique)
 
-    def reduced_rows(self, name: str, stacked: Tensor, rows: Tensor) -> Tensor:
-        """What this rank keeps of [K, r, D], flat."""
-        return stacked.flatten(1) if self.reduce is None else self._reduced(name, stacked, rows)
+    def kept_rows(self, name: str, gradients: Tensor | list[Tensor], rows: Tensor) -> list[Tensor]:
+        """What this rank keeps of rows [r] of K gradients [V, D], flat. Without ``reduce`` they are a list, which is emptied on
+        the way: no more than one task's rows are there twice."""
+        if self.reduce is not None:
+            return list(self._reduced(name, gradients[:, rows], rows))
+        return [gradients.pop(0)[rows].flatten() for _ in range(self.num_tasks)]
 
-    def tie(self, weight: Tensor, ids: Tensor, kept: Tensor) -> None:
-        """Keeps the output layer's gradient [K, m] of rows ``ids`` for the embedding that shares ``weight``."""
+    def tie(self, weight: Tensor, ids: Tensor, kept: Sequence[Tensor]) -> None:
+        """Keeps the output layer's K gradients [m] of rows ``ids`` for the embedding that shares ``weight``."""
         self._tied[id(weight)] = (ids, kept)
 
-    def untie(self, weight: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def untie(self, weight: Tensor) -> tuple[Tensor, Sequence[Tensor]] | tuple[None, None]:
         """Takes out what ``tie`` kept: ids and gradients, or None and None."""
         return self._tied.pop(id(weight), (None, None))
 
@@ -187,7 +194,7 @@ class TaskTape:
             weights = self.diagonal[name] if rows is None else self.diagonal[name][rows]
         else:
             weights = self.diagonal(name, rows)
-        if weights.numel() != kept.shape[1]:
-            raise ValueError(f"diagonal of {name} has {weights.numel()} elements, but {kept.shape[1]} are measured")
+        if weights.numel() != kept.numel():
+            raise ValueError(f"diagonal of {name} has {weights.numel()} elements, but {kept.numel()} are measured")
         check_like(f"diagonal of {name}", weights, "its gradient", kept, dtype=False)
         return weights.reshape(-1).float()
