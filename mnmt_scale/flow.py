@@ -93,14 +93,15 @@ class TaskBatch:
 
 def _moved(record: Any, device: torch.device | str) -> Any:
     changes: dict[str, Any] = {}
+    aside = torch.device(device).type != "cpu"  # a copy to the host that nobody waits for may be read before it is there
     for f in fields(record):
         value = getattr(record, f.name)
         if isinstance(value, Tensor):
-            changes[f.name] = value.to(device, non_blocking=True)
+            changes[f.name] = value.to(device, non_blocking=aside)
         elif isinstance(value, Buckets):
             changes[f.name] = _moved(value, device)
         elif isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
-            changes[f.name] = tuple(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in value)
+            changes[f.name] = tuple(v.to(device, non_blocking=aside) if isinstance(v, Tensor) else v for v in value)
     return replace(record, **changes)
 
 

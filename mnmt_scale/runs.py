@@ -11,6 +11,7 @@ from . import settings
 from .data.config import DataConfig
 from .data.tokenizer import Tokenizer
 from .engine.checkpoint import load_weights
+from .engine.manifest import newest_unchecked
 from .errors import MnmtError, nearest
 from .evaluation.config import EvaluationConfig
 from .model.config import ModelConfig
@@ -20,7 +21,12 @@ from .tasks import TaskSet, parse_direction
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """Model in evaluation mode with everything that reading its output needs."""
+    """Model in evaluation mode with everything that reading its output needs.
+
+    Attributes:
+        weights: which of the run's these are; "" where that is not known.
+        trained_steps: step of the run's newest checkpoint when it was opened, None without one.
+    """
 
     path: Path
     name: str
@@ -30,6 +36,8 @@ class OpenedRun:
     data: DataConfig
     model_config: ModelConfig
     evaluation: EvaluationConfig
+    weights: str = ""
+    trained_steps: int | None = None
 
 
 def run_table(run: Path) -> dict:
@@ -71,7 +79,19 @@ def open_run(
     state = load_weights(run, which, evaluation.average)
     model = build_model(model_config, tokenizer.vocabulary_size, tokenizer.pad, state, where=f"{run} ({which})")
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return OpenedRun(run, str(table.get("name", run.name)), model, tokenizer, tasks, data, model_config, evaluation)
+    newest = newest_unchecked(run / "checkpoints")
+    return OpenedRun(
+        run,
+        str(table.get("name", run.name)),
+        model,
+        tokenizer,
+        tasks,
+        data,
+        model_config,
+        evaluation,
+        which,
+        None if newest is None else newest.step,
+    )
 
 
 def load_tokenizer(run: Path) -> Tokenizer:

@@ -30,7 +30,7 @@ S = TypeVar("S", bound=Section)
 
 _UNITS = {
     "_tokens": "a whole number of tokens",
-    "_steps": "a whole number of optimizer steps",
+    "_steps": "a whole number of steps",
     "_sentences": "a whole number of sentences",
     "_seconds": "a number of seconds",
     "_minutes": "a number of minutes",
@@ -116,8 +116,16 @@ def reference(schema: type[Section], prefix: str = "") -> list[tuple[str, str, s
         else:
             default = field.get_default(call_default_factory=True)
             text = " ".join((field.description or "").split())
-            rows.append((f"{prefix}{name}", "required" if field.is_required() else repr(default), text))
+            rows.append((f"{prefix}{name}", "required" if field.is_required() else _written(default), text))
     return rows
+
+
+def _written(default: Any) -> str:
+    """A default as ``--set`` would take it, where Python writes a list of sections differently."""
+    if isinstance(default, list) and default and all(isinstance(item, Section) for item in default):
+        tables = (", ".join(f"{k} = {v!r}" for k, v in item.model_dump(mode="json").items()) for item in default)
+        return f"[{', '.join('{ ' + table + ' }' for table in tables)}]"
+    return repr(default)
 
 
 def _section_of(annotation: Any) -> type[Section] | None:

@@ -66,10 +66,7 @@ def bench_methods(
     Raises:
         MnmtError: E102 for an unknown method, naming the nearest.
     """
-    for name in methods:
-        if name not in NAMES:
-            remedy = nearest(name, NAMES) or f"known: {', '.join(NAMES)}"
-            raise MnmtError("E102", f"no method {name!r} to measure against joint", where="--method", remedy=remedy)
+    _check_names(methods)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -95,6 +92,13 @@ def bench_methods(
             return rows
     finally:
         torch.set_num_threads(before)
+
+
+def _check_names(methods: Sequence[str]) -> None:
+    for name in methods:
+        if name not in NAMES:
+            remedy = nearest(name, NAMES) or f"known: {', '.join(NAMES)}"
+            raise MnmtError("E102", f"no method {name!r} to measure against joint", where="--method", remedy=remedy)
 
 
 def _measure(

@@ -84,20 +84,8 @@ def train(
             raise MnmtError(
                 "E104", "--joeynmt and --method exclude each other", where="mnmt bench train", remedy="leave one out"
             )
-        from ..bench.method_cost import bench_methods, report
-
-        rows = bench_methods(
-            method,
-            preset=preset,
-            data=text,
-            threads=threads,
-            tasks=tasks,
-            budget=batch_tokens,
-            rounds=rounds or 10,
-            dtypes=dtype,
-            say=_tell,
-        )
-        _write(rows, out, as_json, body=report(rows))
+        common = dict(preset=preset, data=text, threads=threads, budget=batch_tokens, dtypes=dtype, say=_tell)
+        _methods(method, out, as_json, tasks=tasks, rounds=rounds or 10, **common)
         return
     rows = bench_train(
         preset=preset,
@@ -110,6 +98,13 @@ def train(
         say=_tell,
     )
     _write(rows, out, as_json)
+
+
+def _methods(names: list[str], out: Path, as_json: bool, **options: Any) -> None:
+    from ..bench.method_cost import bench_methods, report
+
+    rows = bench_methods(names, **options)
+    _write(rows, out, as_json, body=report(rows))
 
 
 @app.command()

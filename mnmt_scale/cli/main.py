@@ -27,7 +27,7 @@ VERBS = {
     "export": ("export", "export", "Write a run as Hugging Face, CTranslate2 or safetensors directory."),
     "import": ("import_", "import_", "Read an M2M100 or NLLB directory as a run."),
     "report": ("report", "report", "One self-contained page about one or more runs."),
-    "bench": ("bench", "app", "Measure this machine and this system: data, train, decode."),
+    "bench": ("bench", "app", "Measure this machine and this system: kernels, data, train, decode."),
     "estimate": ("estimate", "estimate", "Memory, hours and cost of a training, before it starts."),
 }
 

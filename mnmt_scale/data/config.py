@@ -107,7 +107,7 @@ class SamplingConfig(Section):
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     """``fixed``: p by direction name; normalised; a direction left out gets 0."""
     tasks_per_batch: NonNegative = 0
-    """K tasks a step; 0, or more than there are: all of them."""
+    """K tasks a step; 0: all of them. More than there are is refused (E104)."""
     within: Literal["proportional", "equal"] = "proportional"
     """How the tokens of a step are shared. ``proportional``: K different tasks, those with p > 1/K in every step with
     share p, the others drawn for equal rests. ``equal``: K equal slots, of which a task with p > 1/K holds several."""

@@ -8,6 +8,7 @@ matrices holds. For its Gram the K gradients are added up in fp32, of every para
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as td
@@ -49,7 +50,8 @@ class StepTape(TaskTape):
 
     def note(self, losses: TaskLosses) -> None:
         """Ends the forward pass."""
-        self.losses = losses
+        # without its graph, whose nodes hold the tape: a circle that Python's collector cannot see
+        self.losses = replace(losses, total=losses.total.detach())
 
     def _reduce(self, name: str, stacked: Tensor, rows: Tensor | None) -> Tensor:
         assert self._cut is not None

@@ -148,7 +148,7 @@ class ZeroEngine:
         """Clips and applies the accumulated gradient.
 
         Args:
-            tolerate: leave an update that is not finite out under ``on_nan = "stop"`` too; ``max_skips`` counts it.
+            tolerate: leave an update that is not finite out, whatever ``on_nan`` and ``max_skips`` say; who asks counts.
 
         Raises:
             MnmtError: E501, on all ranks, when loss or gradient was not finite and ``on_nan`` is ``stop``, or it was so
@@ -177,7 +177,7 @@ class ZeroEngine:
         mine = not all(bool(torch.isfinite(t)) for t in totals)
         bad = tuple(rank for rank, flag in enumerate(gather_objects(mine)) if flag)
         stop = self.config.on_nan == "stop" and not tolerate
-        if stop or self.skips_in_row > self.config.max_skips:
+        if stop or (self.skips_in_row > self.config.max_skips and not tolerate):
             what = f"loss not finite on rank {', '.join(map(str, bad))}" if bad else "gradient not finite"
             if not stop:
                 what += f", {self.skips_in_row} updates in a row"

@@ -125,6 +125,8 @@ class Evaluation:
             "limit": self.options.limit,
             "only": list(self.options.only) if self.options.only is not None else None,
             "decoding": self.config.model_dump(mode="json"),
+            "weights": self.opened.weights,
+            "trained_steps": self.opened.trained_steps,
             "directions": directions,
             "missing": missing,
             "averages": averages(directions),

@@ -45,6 +45,11 @@ def label(config: MethodConfig) -> str:
     return gramian_label(config.gramian) if config.name == "gramian" else config.name
 
 
+def state_name(config: MethodConfig) -> str:
+    """What tells whether the state of one method can be another's: its name, with the weighting of ``gramian``."""
+    return f"gramian {config.gramian.weighting}" if config.name == "gramian" else config.name
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a method is told about the training when it is made.

@@ -65,9 +65,11 @@ class RunData:
 
 
 def read_runs(paths: Iterable[Path]) -> list[RunData]:
-    """Each run of ``paths``, with names made unique: by directory name where settings share one, else by a number."""
+    """Each run of ``paths``, with names made unique: by directory name where settings share one, by two levels of it
+    where that is not enough, else by a number."""
     runs = [read_run(Path(path)) for path in paths]
-    for key in (lambda run: run.path.resolve().name, None):
+    by_folder = (lambda run: run.path.resolve().name, lambda run: "/".join(run.path.resolve().parts[-2:]))
+    for key in (*by_folder, None):
         names = [run.name for run in runs]
         for i, run in enumerate(runs):
             if names.count(names[i]) > 1:

@@ -24,6 +24,13 @@ _GROUPS = (
 )
 
 
+_MEANING = {
+    "cats": ": lambda_c and alpha' G alpha (Eq. 3 and 4 of its paper), the squared norm of the weighted gradient",
+    "multidds": "; the weights are shares of the sampling",
+    "chi_ibr": "; the weights are shares of the sampling",
+}
+
+
 def weights(runs: Sequence[RunData], draw: Drawing) -> str:
     """For each run what its method decided; nothing where no run has a method that decides."""
     parts = []
@@ -33,8 +40,8 @@ def weights(runs: Sequence[RunData], draw: Drawing) -> str:
             lambda run=run: plots_method.method_curves(run),
             f"Weights of the directions over steps, {run.name}",
             f"{run.method}: a line per direction in the colour of its resource class, the mean of each class bold (of the last "
-            "weight that each direction had). Beside it the method's own numbers: for CATS (Eq. 3 and 4 of its paper) lambda_c "
-            "and alpha' G alpha, the squared norm of the weighted gradient."
+            "weight that each direction had). Beside it the method's own numbers"
+            + (f"{_MEANING[run.method]}." if run.method in _MEANING else ".")
             + (f" Not drawn, but in the JSON: {', '.join(beyond)}." if beyond else ""),
         )
         if drawing:

@@ -67,10 +67,11 @@ class RunConfig(Section):
     def _check_task_gradients(self) -> None:
         how = self.engine.task_gradients
         if how.route == "off":
+            remedy = "set engine.task_gradients.route to 'auto', not 'off'"
             if self.method.name in NEED_GRADIENTS:
-                raise ValueError(f"method '{self.method.name}' needs the gradients of single tasks, which route 'off' forbids")
+                raise ValueError(f"method '{self.method.name}' needs the gradients of single tasks: {remedy}")
             if self.probe.gradients_every or self.probe.curvature_every:
-                raise ValueError("probes need the gradients of single tasks, which engine.task_gradients.route 'off' forbids")
+                raise ValueError(f"probes need the gradients of single tasks: {remedy}")
         current = self.method.name == "gramian" and self.method.gramian.weights == "current"
         if current and how.gram_over == "microbatch" and self.batch.accumulation > 1:
             raise ValueError("method.gramian.weights 'current' needs the Gram of the whole step: gram_over = 'step'")

@@ -15,7 +15,7 @@ from ..engine import checkpoint
 from ..engine.faults import fault
 from ..errors import MnmtError
 from ..flow import TaskBatch
-from ..methods.spec import Method, label
+from ..methods.spec import Method, label, state_name
 from ..runlog import RunLog
 from .interruption import Interruption
 from .learner import Learner
@@ -135,7 +135,7 @@ def save(
     start = time.perf_counter()
     state = {
         "learner": learner.state(),
-        "method": method.state_dict(),
+        "method": {"name": state_name(learner.config.method), "state": method.state_dict()},
         "progress": {"best": json_float(progress.best), "worse": progress.worse, "tokens": progress.tokens},
     }
     policy = learner.config.engine.checkpoint
@@ -159,10 +159,22 @@ def save(
 def restore(state: dict[str, Any], learner: Learner, method: Method) -> Progress:
     """Put the state of a checkpoint back (the engine's own part has been loaded already)."""
     learner.load_state(state["learner"])
-    method.load_state_dict(state["method"])
+    _restore_method(state["method"], learner, method)
     kept = state["progress"]
     best = math.inf if kept["best"] is None else float(kept["best"])
     return Progress(best=best, worse=kept["worse"], tokens=kept["tokens"])
+
+
+def _restore_method(saved: dict[str, Any], learner: Learner, method: Method) -> None:
+    """E405 naming both where the checkpoint is of another method."""
+    then, now = saved.get("name", "joint"), state_name(learner.config.method)
+    if then != now:
+        what = f"method {then} in the checkpoint and {now} in this run"
+        remedy = (
+            "resume with the method that the run was begun with, or give another --run-dir and set train.init_from to this run"
+        )
+        raise MnmtError("E405", what, where="method", remedy=remedy)
+    method.load_state_dict(saved.get("state", {}))
 
 
 def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, *, last: bool) -> bool:

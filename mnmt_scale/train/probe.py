@@ -13,7 +13,15 @@ from torch import Tensor
 from ..engine.commit import on_first_rank
 from ..engine.task_grads import TaskGradients
 from ..evaluation.resources import class_of
-from ..methods.cats.probe import chosen, gradient_tensors, measure_curvature, measure_gradients, take, untouched
+from ..methods.cats.probe import (
+    chosen,
+    gradient_tensors,
+    make_hessian,
+    measure_curvature,
+    measure_gradients,
+    take,
+    untouched,
+)
 from ..methods.cats.similarity import class_means
 from ..model.attention import uses_buckets
 from ..probes import probe_path, write_probe
@@ -67,6 +75,21 @@ def probe_training(
     return ProbeResult(path, about, summary, learner.world.rank)
 
 
+def check_probes(learner: Learner) -> None:
+    """Refuses before the first step what the probes of a training would be refused for at their own first step. Collective.
+
+    Raises:
+        MnmtError: E105, E507 as ``probe_training``.
+    """
+    config = learner.config.probe
+    if not (config.gradients_every or config.curvature_every):
+        return
+    chosen(learner.tasks, config, lambda task: learner.store.has(task.pair, config.split))
+    task_gradients = learner.task_gradients
+    if config.curvature_every:
+        make_hessian(learner.engine, task_gradients, config).close()
+
+
 def measure(
     learner: Learner, task_gradients: TaskGradients, kind: Kind, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
@@ -96,6 +119,8 @@ def measure(
             about["groups"] = list(groups)
             return about, tensors, {"groups": _by_group(list(groups), tensors, classes)}
         tensors, product = measure_curvature(engine, task_gradients, samples, config.probe, say)
+        if product == "differences" and config.model.activation == "relu":
+            say("differences see the kinks of ReLU too: compare with what was measured by differences alone (docs/probes.md)")
     about |= {
         "product": product,
         "lanczos_steps": config.probe.lanczos_steps,

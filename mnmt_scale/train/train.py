@@ -21,6 +21,7 @@ from ..tasks import TaskSet, directions_of
 from .config import Resume, RunConfig
 from .learner import Learner
 from .loop import Progress, fit, restore
+from .probe import check_probes
 from .profile import parse_window
 
 
@@ -56,6 +57,7 @@ def train(config: RunConfig, run: Path, resume: Resume = "auto", profile: str | 
         _check_same(found, store, tasks)
         learner = Learner.build(config, store, tasks, world)
         method = method_of(learner)
+        check_probes(learner)
         progress = Progress()
         if found is not None:
             progress = restore(checkpoint.load(found, learner.engine), learner, method)
@@ -86,11 +88,11 @@ def method_of(learner: Learner) -> Method:
     """The method of the settings, told about this training.
 
     Raises:
-        MnmtError: E104 when a method that works on K tasks a step gets fewer tasks; what the method itself refuses.
+        MnmtError: E104 when there are fewer tasks than a step is to hold; what the method itself refuses.
     """
     config, p = learner.config, learner.stream.shares
     there, asked = int((p > 0).sum()), config.sampling.tasks_per_batch
-    if config.method.name != "joint" and asked > there:
+    if asked > there:
         raise MnmtError(
             "E104",
             f"sampling.tasks_per_batch = {asked}, but only {there} directions are trained",
@@ -156,7 +158,7 @@ def _begin_directory(config: RunConfig, run: Path, store: TokenStore, size: int,
     write_atomically(run / "config.toml", settings.dump(config))
     write_atomically(run / "environment.json", json.dumps(environment(size), indent=1) + "\n")
     if fresh:
-        for name in ("tokenizer.model", "vocabulary.json"):
+        for name in ("tokenizer.model", "vocabulary.json", "training.json"):
             (run / name).unlink(missing_ok=True)
         for name in ("bad_batches", "eval", "probes", "tensorboard", "profile"):
             shutil.rmtree(run / name, ignore_errors=True)
@@ -175,9 +177,13 @@ def _announce(log: RunLog, learner: Learner, found) -> None:
         f"{parameters:,} parameters, {learner.world.size} rank(s), ZeRO-{learner.config.engine.zero_stage}, "
         f"{str(engine.dtype).removeprefix('torch.')} on {engine.device.type}"
     )
-    if learner.config.method.name in NEED_GRADIENTS:
-        tasks = plan["tasks_per_batch"]
-        log.say(f"method {label(learner.config.method)}; {learner.task_gradients.describe(tasks)}")
+    method = learner.config.method
+    if method.name == "multidds":  # one gradient at a time, beside the mean of the dev gradients
+        log.say(f"method multidds; gradients of single tasks one by one, two at a time in pieces of 1/{learner.world.size}")
+    elif method.name in NEED_GRADIENTS:
+        log.say(f"method {label(method)}; {learner.task_gradients.describe(plan['tasks_per_batch'])}")
+    elif method.name != "joint":
+        log.say(f"method {label(method)}")
     if learner.config.method.name == "multidds" and _without_dev(learner):
         log.say(f"no dev text, so not in the mean of the rewards: {', '.join(_without_dev(learner))}")
     log.say("starting from step 0" if found is None else f"resumed from {found.path.name} at step {learner.step}")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.store import TokenStore
-from ..errors import MnmtError
+from ..data.store import SPLITS, TokenStore
+from ..errors import MnmtError, nearest
 from ..runlog import RunLock, write_atomically
 from ..settings import user_path
 from .plan import MARK, Job, choose_baseline, command, is_evaluated, is_trained, make_plan, read_entries
@@ -88,6 +88,8 @@ def run_comparison(configs: Sequence[Path], out: Path, options: Options, say: Sa
     by_path = {job.entry.path: job.entry for job, _ in planned}
     baseline = choose_baseline([by_path[path] for path in entries], options.baseline)
     TokenStore.open(user_path(baseline.config.data.store))
+    if options.split not in SPLITS[1:]:
+        raise MnmtError("E105", f"no test lines in split {options.split!r}", remedy=nearest(options.split, SPLITS[1:]))
     outcome = Outcome()
     for number, (job, _) in enumerate(planned, 1):
         _run(job, f"[{number}/{len(planned)}] {job.name}", options, out, outcome, say)

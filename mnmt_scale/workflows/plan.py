@@ -122,9 +122,21 @@ def is_trained(job: Job) -> bool:
 
 
 def is_evaluated(job: Job, split: str, limit: int | None) -> bool:
-    """Whether all directions were evaluated on the split, or on its first ``limit`` lines where that is asked."""
+    """Whether all directions were evaluated on the split, or on its first ``limit`` lines where that is asked, with the
+    last weights of the training and decoded as the settings say."""
     found = read_json(job.run / "eval" / f"{split}.json")
-    return found is not None and found.get("limit") == limit and found.get("only") is None
+    newest = newest_unchecked(job.run / "checkpoints")
+    if found is None:
+        return False
+    evaluation = job.entry.config.evaluation
+    asked = {
+        "limit": limit,
+        "only": None,
+        "decoding": evaluation.model_dump(mode="json"),
+        "weights": evaluation.weights,
+        "trained_steps": None if newest is None else newest.step,
+    }
+    return all(found.get(key) == value for key, value in asked.items())
 
 
 def check_same_settings(job: Job) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mnmt_scale.train.train import train
 from tests.support.toy import load
 
+EVERY_STEP = "method.cats.schedule=[{from_step=0,every=1}]"
 ROWS = [
     # method, stage, dtype, further settings
     ("joint", 1, "fp32", []),
@@ -20,6 +21,15 @@ ROWS = [
     ("joint", 1, "fp32", ["model.attention=packed", "model.activation=gelu"]),
     ("joint", 2, "fp32", ["engine.optimizer.name=sgd", "engine.optimizer.momentum=0.9", "engine.schedule.name=cosine"]),
     ("joint", 3, "fp32", ["engine.optimizer.name=adamw", "engine.optimizer.weight_decay=0.01", "batch.accumulation=3"]),
+    ("cats", 3, "fp32", [EVERY_STEP, "batch.accumulation=2", "sampling.tasks_per_batch=2"]),
+    ("cats", 1, "bf16", [EVERY_STEP, "model.activation_checkpointing=true", "engine.task_gradients.preconditioner=adam"]),
+    ("cats", 2, "fp32", [EVERY_STEP, "engine.task_gradients.route=per_task", "model.norm=post", "data.directions=one-to-many"]),
+    ("gradnorm", 3, "bf16", ["engine.ema_decay=0.9"]),
+    ("gramian", 2, "fp32", ["method.gramian.weighting=MGDA", "batch.accumulation=2"]),
+    ("gramian", 3, "fp32", ["method.gramian.weights=lagged", "model.norm_affine=false"]),
+    ("multidds", 3, "fp32", ["method.multidds.every_steps=3"]),
+    ("chi_ibr", 2, "bf16", ["method.chi_ibr.every_steps=3", "method.chi_ibr.warmup_steps=3", "sampling.within=equal"]),
+    ("joint", 3, "fp32", ["probe.gradients_every=8", "probe.curvature_every=8", "probe.sentences=4", "probe.lanczos_steps=4"]),
 ]
 
 

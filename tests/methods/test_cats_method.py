@@ -75,6 +75,19 @@ def test_an_update_moves_weight_within_the_batch_only():
     np.testing.assert_allclose(weights_of(method, [1, 3, 5]), moved, rtol=1e-12)
 
 
+def test_the_lower_bound_holds_in_every_batch():
+    """Weight that flows from batch to batch leaves a task far below those it meets later, but never below the bound."""
+    method = cats(6, 2, eps_alpha=0.02, learning_rate=1.0)
+    for first in (0, 1, 2, 3, 4):
+        for _ in range(30):
+            method.observe(observation([first, first + 1], np.diag([100.0, 1.0]), [5.0, 5.0]))
+    assert method.alpha[0] / method.alpha[5] < 0.01, "the batch of the two must be one where it matters"
+    for pair in ([0, 5], [1, 4], [0, 1]):
+        weights = weights_of(method, pair)
+        assert weights.min() >= 0.02 * (1 - 1e-12)
+        assert weights.sum() == pytest.approx(1.0)
+
+
 def test_an_update_without_renormalisation_is_literal():
     method = cats(6, 3, renormalise=False, eps_alpha=0.01)
     method.lambda_c = 5.0

@@ -222,7 +222,7 @@ def test_current_asks_for_the_gram_first_and_means_otherwise():
     scales = method.weigh(gram_of(rows), batch_of(range(4), (10, 5, 20, 30)))
     weights = made("UPGrad")(rows @ rows.T, range(4), 0)
     assert scales == pytest.approx([w / n for w, n in zip(weights, (10, 5, 20, 30), strict=True)], rel=1e-12)
-    assert method.log() == {"weights": dict(enumerate(weights)), "label": "UPGrad", "failed": 0}
+    assert method.log() == {"weights": dict(enumerate(weights)), "label": "UPGrad", "failed": 0, "idle": 0}
 
 
 def test_lagged_uses_the_last_gram_that_was_seen():
@@ -285,3 +285,12 @@ def test_solver_errors_become_no_solution(monkeypatch):
     monkeypatch.setattr(A.CAGradWeighting, "forward", lambda self, gram: None @ gram)
     with pytest.raises(NoSolution, match="CAGrad"):
         weighting(torch.eye(4, dtype=torch.float64), range(4), 0)
+
+
+@pytest.mark.parametrize("weighting", ["NashMTL", "Krum"])
+def test_a_single_task_needs_no_weighing(weighting):
+    method = Gramian(GramianConfig(weighting=weighting), facts(4))
+    for _ in range(20):
+        scales = method.weigh(gram_of(torch.tensor([[2.0]]), tasks=(2,)), batch_of((2,), (10,)))
+        assert scales == (0.1,)
+    assert method.failed == 0

@@ -48,7 +48,7 @@ def test_probe_files_stand_in_for_lines_that_the_training_did_not_log(tmp_path):
         (lambda f: rewritten(f, kind="entropy"), "a probe of 'entropy'"),
         (lambda f: rewritten(f, tasks=["al-en"]), "do not fit"),
         (lambda f: rewritten(f, tasks="a-b"), "it lacks tasks"),
-        (lambda f: rewritten(f, tasks=[{}, [], 1, 2]), "cannot be used"),
+        (lambda f: rewritten(f, tasks=[{}, [], 1, 2]), "its names are no text"),
         (lambda f: rewritten(f, step=None), "it lacks step"),
         (lambda f: rewritten(f, kind="curvature"), "it lacks largest"),
         (lambda f: foreign(f, None), "without a probe's metadata"),

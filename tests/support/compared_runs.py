@@ -68,6 +68,8 @@ class Processes:
             }
             for group, names in groups.items()
         }
-        found = {"directions": directions, "averages": averages, "decoding": {"beam": 5, "length_penalty": 1.0}}
+        evaluation = settings.load(RunConfig, run / "config.toml").evaluation
+        found = {"directions": directions, "averages": averages, "decoding": evaluation.model_dump(mode="json")}
+        found["weights"] = evaluation.weights
         (run / "eval" / "test.json").write_text(json.dumps({"limit": limit, "only": None, **found}))
         return 0

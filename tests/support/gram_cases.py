@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mnmt_scale.engine import gradient_cut
 from mnmt_scale.engine.config import TaskGradientsConfig
 from mnmt_scale.engine.gradient_cut import GradientCut
 from mnmt_scale.engine.state import collect
+from mnmt_scale.engine.step_tape import StepTape, TaskSums
 from mnmt_scale.engine.task_grads import TaskGradients
 from mnmt_scale.engine.zero import ZeroEngine, seed_step
 from mnmt_scale.errors import MnmtError
@@ -143,20 +145,21 @@ def poisoned(world: World, settings: dict[str, Any], kind: str) -> dict[str, Any
 
 
 def tolerated(world: World, settings: dict[str, Any]) -> str:
-    """Bad updates in a row, all tolerated; the error that ends it."""
+    """Ten bad updates, all tolerated, then one that is not; how many were counted, and the error that ends it."""
     engine, _ = build(world, settings, {}, kind="Poisoned")
     engine.module.spoil = (1, "loss")
     mine = shared_out(0, world.size, 1, "even")[world.rank]
     for _ in range(10):
         ordinary(engine, mine, token_mean(mine[0]))
-        try:
-            engine.step(tolerate=True)
-        except MnmtError as error:
-            return f"{engine.skips_in_row} {error}"
-        finally:
-            last = engine.skips_in_row
-    engine.close()
-    return f"{last} without an error"
+        engine.step(tolerate=True)
+    ordinary(engine, mine, token_mean(mine[0]))
+    try:
+        engine.step()
+    except MnmtError as error:
+        return f"{engine.skips_in_row} {error}"
+    finally:
+        engine.close()
+    return "no error"
 
 
 def refusal(world: World, settings: dict[str, Any], how: dict[str, Any], **model: Any) -> tuple[str, str]:
@@ -244,3 +247,24 @@ def cut_sums(world: World, chunk: int) -> dict[str, Any]:
         "dtype": {str(x.dtype) for x in narrow},
         "spans": spans,
     }
+
+
+def tapes_alive(world: World, settings: dict[str, Any], accumulation: int) -> list[tuple[int, int]]:
+    """Tapes and sums of gradients that live after each of four observations, two of them watched steps."""
+    engine, measuring = build(world, settings, {}, accumulation)
+    found = []
+    for step in range(4):
+        mine = shared_out(step, world.size, accumulation, "even")[world.rank]
+        if step % 2:
+            measuring.measure(mine)
+        else:
+            watch = measuring.watch(mine, token_mean(mine[0]))
+            ordinary(engine, mine, token_mean(mine[0]), watch)
+            watch.finish()
+            engine.step()
+            del watch
+        gc.collect()
+        kinds = [type(x).__name__ for x in gc.get_objects() if type(x) in (StepTape, TaskSums)]
+        found.append((kinds.count("StepTape"), kinds.count("TaskSums")))
+    engine.close()
+    return found

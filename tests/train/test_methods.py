@@ -95,6 +95,38 @@ def test_current_weights_of_a_partial_gram_are_refused(toy):
     load(toy, *settings_of("lagged"), *more)
 
 
+def test_checkpoint_of_another_method_is_refused(toy, tmp_path):
+    train(load(toy, *settings_of("cats"), "train.max_steps=4"), tmp_path / "run")
+    for other in ("gradnorm", "chi_ibr"):
+        with pytest.raises(MnmtError, match=rf"E405: method cats in the checkpoint and {other} in this run"):
+            train(load(toy, *settings_of(other)), tmp_path / "run", "required")
+    with pytest.raises(MnmtError, match="E405: method cats in the checkpoint and joint in this run"):
+        train(load(toy), tmp_path / "run", "required")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["probe.gradients_every=6", 'probe.directions=["xx-en"]'], "E105.*'xx-en'"),
+        (["probe.gradients_every=6", "probe.split=dev", 'probe.directions=["no-en"]'], "E105.*no-en has no dev"),
+        (["probe.curvature_every=6", "engine.zero_stage=3", "engine.dtype=bf16"], "E507.*bfloat16"),
+        (["probe.gradients_every=6", "engine.optimizer.name=sgd", "engine.task_gradients.preconditioner=adam"], "E507.*sgd"),
+    ],
+)
+def test_probes_that_cannot_work_are_refused_before_the_first_step(toy, tmp_path, settings, words):
+    with pytest.raises(MnmtError, match=words):
+        train(load(toy, *settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_fresh_training_forgets_how_the_last_one_ended(toy, tmp_path):
+    run = tmp_path / "run"
+    train(load(toy, "train.max_steps=2"), run)
+    (run / "training.json").write_text('{"stopped": "steps"}')
+    train(load(toy, "train.max_steps=2"), run, "never")
+    assert not (run / "training.json").exists()
+
+
 NAN = {"MNMT_TESTING": "1", "MNMT_FAULT": "train.loss:step=4:NAN"}
 
 
@@ -114,6 +146,12 @@ def test_observation_that_is_not_finite_is_left_out_and_training_goes_on(toy, tm
     lines = {line["step"]: line["weights"] for line in metrics(run, "method")}
     assert 5 not in lines
     assert set(lines) == {1, 2, 3, 4, 6, 7, 8}
+
+
+def test_the_bound_of_observations_is_not_that_of_updates(toy, tmp_path):
+    """``engine.max_skips`` is about updates without an observation."""
+    done = run_with_nan(toy, tmp_path / "run", "engine.max_skips=0")
+    assert done.returncode == 0, done.stderr
 
 
 def test_too_many_of_them_stop_the_training(toy, tmp_path):

@@ -193,6 +193,25 @@ def test_a_limit_of_lines_is_another_evaluation(files, tmp_path, processes):
     assert "test split, the first 30 lines of each direction, beam 5" in (tmp_path / "out" / "compare.md").read_text()
 
 
+def test_an_evaluation_of_other_decoding_or_weights_is_done_again(files, tmp_path, processes):
+    options = Options(seeds=(1,))
+    run_comparison(files, tmp_path / "out", options, quiet)
+    path = tmp_path / "out" / "t5" / "seed-1" / "eval" / "test.json"
+    found = json.loads(path.read_text())
+    for change in ({"decoding": {**found["decoding"], "beam": 1}}, {"weights": "ema"}, {"trained_steps": 2}):
+        path.write_text(json.dumps({**found, **change}))
+        processes.calls.clear()
+        run_comparison(files, tmp_path / "out", options, quiet)
+        assert processes.calls == [("evaluate", "t5 seed-1")]
+
+
+@pytest.mark.parametrize("split", ["tset", "train"])
+def test_a_split_that_is_none_is_refused_before_anything_is_trained(files, tmp_path, processes, split):
+    with pytest.raises(MnmtError, match="E105"):
+        run_comparison(files, tmp_path / "out", Options(split=split), quiet)
+    assert processes.calls == []
+
+
 def test_a_signalled_training_ends_the_comparison_which_then_goes_on(files, tmp_path, processes):
     processes.codes["train t5 seed-1"] = 75
     result = run_comparison(files, tmp_path / "out", Options(seeds=(1, 2)), quiet)

@@ -44,8 +44,9 @@ class CatsConfig(Section):
     initial_alpha: Literal["1/N", "1"] = "1/N"
     """``1/N`` as in the paper's appendix B, ``1`` as in its Algorithm 1; with ``renormalise`` they are the same."""
     renormalise: bool = True
-    """Weights of a batch are alpha divided by its sum over the tasks in the batch, and an update moves alpha among
-    these only. The paper, whose batches hold K of N languages, does not say; ``false`` takes alpha as it is."""
+    """Weights of a batch are alpha divided by its sum over the tasks in the batch, none below ``eps_alpha``, and an update
+    moves alpha among these only. The paper, whose batches hold K of N languages, does not say; ``false`` takes alpha as
+    it is."""
     loss_term: bool | None = None
     """Whether the losses themselves are in d/d alpha. Eq. 4 has them, and so has ``paper`` unless this is false. On the
     simplex they move weight to the tasks with the lowest loss, so ``projected`` leaves them out unless this is true."""

@@ -15,7 +15,7 @@ from ...errors import MnmtError
 from ...flow import Observation, Request, TaskBatch
 from ..spec import Facts, Method, weighted_means
 from .config import CatsConfig
-from .curvature import Multipliers, Rates, divergence, update
+from .curvature import Multipliers, Rates, divergence, project, update
 
 
 class Cats(Method):
@@ -133,7 +133,11 @@ class Cats(Method):
         mass = math.fsum(alpha)  # exactly rounded: does not depend on the order
         if mass == 0.0:  # with eps_alpha = 0 a batch may consist of tasks whose weight has gone to others
             return [1.0 / len(tasks) for _ in tasks], 0.0
-        return [a / mass for a in alpha], mass
+        weights = [a / mass for a in alpha]
+        floor = self.config.eps_alpha
+        if not self.paper and min(weights) < floor:  # alone among larger ones: the bound holds in every batch
+            weights = project(np.array(weights), floor).tolist()
+        return weights, mass
 
     def _refuse_divergence(self, tasks: list[int], new: np.ndarray, step: int) -> None:
         usual = 1.0 if self.config.renormalise else self.initial * len(tasks)

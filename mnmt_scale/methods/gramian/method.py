@@ -43,7 +43,7 @@ class Gramian(Method):
             seed=facts.seed,
         )
         self.weights: dict[int, float] = {}  # last of each task; under "lagged" those that scales() uses
-        self.failed = self.failed_in_row = 0
+        self.failed = self.failed_in_row = self.idle = 0
 
     def wants(self, step: int) -> Request | None:
         if self.config.weights == "current":
@@ -82,6 +82,8 @@ class Gramian(Method):
         try:
             weights = self.weighting(symmetric, tasks, step)
         except NoSolution as error:
+            if len(tasks) == 1:  # nothing to weigh: Nash-MTL and Krum do not take a single task
+                return {tasks[0]: 1.0}
             self.failed += 1
             self.failed_in_row += 1
             if self.failed_in_row > self.config.max_failures:
@@ -93,12 +95,13 @@ class Gramian(Method):
                 ) from error
             return None
         self.failed_in_row = 0
+        self.idle += not any(weights)
         return dict(zip(tasks, weights, strict=True))
 
     def log(self) -> dict[str, Any]:
         """The weights w of ``sum_k w_k L_k`` (``current``: of this step's tasks with tokens), the name for tables, and the
-        steps so far for which torchjd found none."""
-        return {"weights": dict(self.weights), "label": label(self.config), "failed": self.failed}
+        steps so far for which torchjd found none, or all of them 0."""
+        return {"weights": dict(self.weights), "label": label(self.config), "failed": self.failed, "idle": self.idle}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -106,9 +109,10 @@ class Gramian(Method):
             "kept": dict(self.weighting.kept),
             "failed": self.failed,
             "failed_in_row": self.failed_in_row,
+            "idle": self.idle,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weights = {int(task): float(weight) for task, weight in state["weights"].items()}
         self.weighting.kept = {key: float(value) for key, value in state["kept"].items()}
-        self.failed, self.failed_in_row = int(state["failed"]), int(state["failed_in_row"])
+        self.failed, self.failed_in_row, self.idle = (int(state[key]) for key in ("failed", "failed_in_row", "idle"))
