@@ -101,7 +101,12 @@ def _checkpoint(run: Path, which: str) -> Path:
         if which.startswith("step-") and number.isdecimal() and int(directory.name.removeprefix("step-")) == int(number):
             return directory
     names = ["best", "last", *(d.name for d in directories)]
-    raise MnmtError("E403", f"no weights {which!r} to measure", where=str(root), remedy=nearest(which, names))
+    raise MnmtError(
+        "E403",
+        f"no weights {which!r} to measure",
+        where=str(root),
+        remedy=nearest(which, names) or f"there are {', '.join(names)}",
+    )
 
 
 def _tokens(checkpoint: Path) -> int:

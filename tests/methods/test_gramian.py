@@ -289,6 +289,7 @@ def test_solver_errors_become_no_solution(monkeypatch):
 
 @pytest.mark.parametrize("weighting", ["NashMTL", "Krum"])
 def test_a_single_task_needs_no_weighing(weighting):
+    Gramian(GramianConfig(weighting=weighting), facts(1))  # a training of one direction
     method = Gramian(GramianConfig(weighting=weighting), facts(4))
     for _ in range(20):
         scales = method.weigh(gram_of(torch.tensor([[2.0]]), tasks=(2,)), batch_of((2,), (10,)))

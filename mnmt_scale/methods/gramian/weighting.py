@@ -54,11 +54,12 @@ class Weighting:
             missing = str(error).partition(". Install")[0]
             raise MnmtError("E801", f"{name} cannot run: {missing}", where=f"{_WHERE}.weighting", remedy=_REMEDY) from None
         except Exception as error:  # torchjd and its solvers check their arguments each in their own way
-            raise MnmtError(
-                "E102",
-                f"torchjd refuses {name} with {arguments or 'no arguments'} for {tasks_per_batch} tasks: {error}",
-                where=f"{_WHERE}.arguments",
-            ) from error
+            if tasks_per_batch > 1:  # a single task needs no weighing, and not all of them take one
+                raise MnmtError(
+                    "E102",
+                    f"torchjd refuses {name} with {arguments or 'no arguments'} for {tasks_per_batch} tasks: {error}",
+                    where=f"{_WHERE}.arguments",
+                ) from error
         self.kept = {}
 
     def __call__(self, gram: Tensor, tasks: Sequence[int], step: int) -> list[float]:
