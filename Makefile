@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
-EXTRAS := kernels,gramian,mpi,interchange,parquet,test,lint
+EXTRAS := kernels,gramian,mpi,interchange,parquet,slurm,test,lint
 CSRC   := CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: venv demo test ctest lint format bench clean

@@ -53,8 +53,11 @@ CODES = {
     "E601": "hypotheses and references have different numbers of lines",
     "E602": "metric or its tokenizer not available",
     "E603": "runs cannot be compared",
-    "E604": "a training of a comparison failed",
+    "E604": "a stage of a workflow failed",
     "E605": "not a probe file",
+    "E606": "groups file cannot be used",
+    "E607": "affinity measured too thinly, or for other directions",
+    "E608": "directions cannot be clustered as asked",
     # 7xx interchange
     "E701": "this model cannot be exported to that format",
     "E702": "export failed its parity check",

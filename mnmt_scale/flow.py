@@ -152,6 +152,46 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookahead:
+    """Measure the losses of held sentences before and after the coming update, whose batch is of one task alone.
+
+    Attributes:
+        affected: task indices, ascending.
+        split: where the held sentences are drawn from: ``train`` or ``dev``.
+        tokens: budget of each task's held sentences, tokens of the longer side, tag and end included.
+    """
+
+    affected: tuple[int, ...]
+    split: Literal["train", "dev"]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LossChange:
+    """How one update changed the losses of held sentences, the same sentences before and after, without dropout and label
+    smoothing; the same on all ranks.
+
+    Attributes:
+        trained: the task index j that the update was made from.
+        affected: [A] task indices i.
+        before, after: [A] summed negative log-likelihoods of i's held sentences, in nats.
+        tokens: [A] predicted tokens of them; 0 where nothing could be held (then the sums are 0 too).
+    """
+
+    trained: int
+    affected: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def bad(self) -> tuple[int, ...]:
+        """Task indices of which a loss is not finite."""
+        rows = zip(self.affected, self.before, self.after, strict=True)
+        return tuple(i for i, before, after in rows if not math.isfinite(before + after))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a method wants to see of a step beside its report.
 
@@ -159,10 +199,12 @@ class Request:
         gram: ``beside``: the Gram of the gradients that the update is made from, weighted as the method's ``scales`` say;
             ``first``: the Gram before the update, whose weights depend on it (``Method.weigh``; a second backward pass).
         alignment: after the update, how well each task's training gradient points along the dev gradients of all tasks.
+        lookahead: what the update of a step of one task does to the losses of others.
     """
 
     gram: Literal["", "beside", "first"] = ""
     alignment: bool = False
+    lookahead: Lookahead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +247,31 @@ class Observation:
     Attributes:
         gram: where it was asked for.
         alignment: [tasks of the training] mean over dev tasks i of cos(dev gradient i, training gradient j), for each j.
+        change: where a lookahead was asked for.
+        drawn: [tasks of the training] sentences drawn from each since the training began, those of this step included.
     """
 
     report: StepReport
     gram: TaskGram | None = None
     alignment: tuple[float, ...] | None = None
+    change: LossChange | None = None
+    drawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Which tasks train together (``clusters``) and which only help (``helpers``), as a deciding stage wrote it."""
+    """Which tasks train together (``clusters``) and which only help (``helpers``), as a deciding stage wrote it.
+
+    Attributes:
+        clusters: C, a partition of the task names: model k is for the tasks of ``clusters[k]``.
+        helpers: the auxiliary tasks of each, ``g_k = clusters[k] + helpers[k]``; equally many as clusters, () for none.
+    """
 
     method: str
     clusters: tuple[tuple[str, ...], ...]
-    helpers: tuple[tuple[str, ...], ...] = ()
+    helpers: tuple[tuple[str, ...], ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All task names, sorted."""
+        return tuple(sorted(name for cluster in self.clusters for name in cluster))

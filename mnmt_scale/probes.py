@@ -2,8 +2,11 @@
 
     RUN/probes/gradients-step-000100.safetensors    gram, cosine, magnitude [groups, N, N] fp64
                curvature-step-000100.safetensors    largest, smallest, top, trace, trace_error, residual [N] fp64
+               affinity-step-000100.safetensors     count, mean, variance, estimate, estimate_count [W, N, N] fp64
+               vectors-step-000100.safetensors      vectors [L, D] fp64
 
-The rest (kind, version, step, tasks, classes, ...) is JSON in the file's metadata, under the key ``probe``.
+In every table of affinity the row is the task j that was trained and the column the task i that was affected: [j, i] is the
+paper's Z_{j->i}. The rest (kind, version, step, tasks, classes, ...) is JSON in the file's metadata, under the key ``probe``.
 """
 
 from __future__ import annotations
@@ -24,19 +27,19 @@ VERSION = 1
 TENSORS = {
     "gradients": ("gram", "cosine", "magnitude"),
     "curvature": ("largest", "smallest", "top", "trace", "trace_error", "residual"),
+    "affinity": ("count", "mean", "variance", "estimate", "estimate_count"),
+    "vectors": ("vectors",),
 }
 """Kind of probe -> the tensors of its file."""
-REQUIRED = {
-    "step": int,
-    "split": str,
-    "sentences": int,
-    "tasks": list,
-    "classes": dict,
-    "run": str,
-    "directions": str,
-    "tokens": int,
-}
+COMMON = {"step": int, "tasks": list, "classes": dict, "run": str, "directions": str, "tokens": int}
 """What the metadata of every kind hold besides ``kind`` and ``version``."""
+OWN = {
+    "gradients": {"split": str, "sentences": int, "groups": list},
+    "curvature": {"split": str, "sentences": int},
+    "affinity": {"split": str, "windows": list, "quantity": str},
+    "vectors": {"languages": list},
+}
+"""What those of each kind hold besides."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,11 @@ class ProbeFile:
     """An opened probe file.
 
     Attributes:
-        about: its metadata: kind, version, step, split, sentences, tasks, classes, run, directions, tokens; ``groups`` for
-            gradients; lanczos_steps, hutchinson_samples, product for curvature.
-        tensors: by name, see ``TENSORS``.
+        about: its metadata: kind, version, step, tasks, classes, run, directions, tokens; split and sentences, with
+            ``groups`` for gradients and lanczos_steps, hutchinson_samples, product for curvature; ``languages`` for vectors;
+            for affinity split, ``windows`` ([first step, last step] of each) and ``quantity`` (what a cell is, for people).
+        tensors: by name, see ``TENSORS``. affinity: number, mean and unbiased variance of the measurements of a cell, and
+            mean and number of its estimates from gradients; mean is 0 where count is 0, variance NaN where it is below 2.
     """
 
     path: Path
@@ -55,7 +60,7 @@ class ProbeFile:
 
     @property
     def kind(self) -> str:
-        """``gradients`` or ``curvature``."""
+        """A key of ``TENSORS``."""
         return self.about["kind"]
 
 
@@ -120,18 +125,32 @@ def _check(path: Path, about: dict[str, Any], tensors: dict[str, Tensor], kind: 
     found = about.get("kind")
     if found not in TENSORS or kind not in (None, found):
         raise _not_a_probe(path, f"a probe of {found!r}, not of {kind or ' or '.join(TENSORS)}")
-    required = REQUIRED | ({"groups": list} if found == "gradients" else {})
-    wrong = [name for name, of in required.items() if not isinstance(about.get(name), of)]
+    wrong = [name for name, of in (COMMON | OWN[found]).items() if not isinstance(about.get(name), of)]
     missing = sorted(set(TENSORS[found]) - set(tensors))
     if wrong or missing:
         raise _not_a_probe(path, f"it lacks {', '.join([*missing, *wrong])}")
-    if not all(isinstance(name, str) for name in (*about["tasks"], *about.get("groups", ()))):
+    if not all(isinstance(name, str) for key in ("tasks", "groups", "languages") for name in about.get(key, ())):
         raise _not_a_probe(path, "its names are no text")
-    N = len(about["tasks"])
-    shape = (len(about["groups"]), N, N) if found == "gradients" else (N,)
-    unlike = [n for n in TENSORS[found] if tuple(tensors[n].shape) != shape or tensors[n].dtype != torch.float64]
+    wanted = _shape(about)
+    unlike = [n for n in TENSORS[found] if tensors[n].dtype != torch.float64 or not _fits(tuple(tensors[n].shape), wanted)]
     if unlike or set(about["classes"]) != set(about["tasks"]):
-        raise _not_a_probe(path, f"{', '.join(unlike) or 'classes'} do not fit its {N} directions")
+        raise _not_a_probe(path, f"{', '.join(unlike) or 'classes'} do not fit its {len(about['tasks'])} directions")
+
+
+def _shape(about: dict[str, Any]) -> tuple[int | None, ...]:
+    """Of every tensor of a kind; None for a length that nothing tells."""
+    N = len(about["tasks"])
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "gradients": (len(about.get("groups", ())), N, N),
+        "curvature": (N,),
+        "affinity": (len(about.get("windows", ())), N, N),
+        "vectors": (len(about.get("languages", ())), None),
+    }
+    return shapes[about["kind"]]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted, strict=True))
 
 
 def _not_a_probe(path: Path, what: str) -> MnmtError:

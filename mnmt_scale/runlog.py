@@ -1,6 +1,6 @@
 """The run directory: who holds it, and what is written there while a training goes on.
 
-    RUN/ config.toml environment.json metrics.jsonl tensorboard/ log.txt checkpoints/ eval/ ...
+    RUN/ config.toml environment.json metrics.jsonl tensorboard/ log.txt checkpoints/ training.json eval/ ...
 
 Only rank 0 writes. Metrics are JSON lines with a ``kind`` (plan, train, valid, checkpoint, event); TensorBoard gets the
 same scalars. On a terminal a progress display stands at the bottom; elsewhere there is one line per interval.
@@ -25,6 +25,9 @@ from typing import Any, TextIO
 from .errors import MnmtError
 
 _PACKAGES = ("torch", "deepspeed", "triton", "numpy", "sentencepiece", "sacrebleu", "pydantic", "transformers", "ctranslate2")
+
+TRAINING_MARK = "training.json"
+"""In a run directory whose training came to its end: how, as ``mnmt train --json`` says it. What workflows wait for."""
 
 
 class RunLock:
@@ -62,6 +65,10 @@ class RunLock:
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
         self._file.flush()
+
+    def fileno(self) -> int:
+        """The descriptor; a process that inherits it holds the directory too, until it ends."""
+        return self._file.fileno()
 
     def release(self) -> None:
         """Let go of the directory."""
@@ -249,3 +256,15 @@ def time_left(passed_seconds: float, done_steps: int, left_steps: int, max_secon
     """Seconds to the last step at the speed so far, or to the time limit where that comes first."""
     by_steps = passed_seconds / max(done_steps, 1) * left_steps
     return by_steps if max_seconds is None else min(by_steps, max(0.0, max_seconds - passed_seconds))
+
+
+def training_cost(run: Path) -> tuple[int | None, float | None]:
+    """Target tokens trained on, and seconds of training steps (validation and checkpoints left out), by the run's metrics."""
+    try:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return None, None
+    rows = [line for line in lines if line.get("kind") == "train"]
+    if not rows:
+        return None, None
+    return int(rows[-1]["tokens"]), round(sum(row["seconds"] for row in rows), 1)

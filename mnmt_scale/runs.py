@@ -16,7 +16,7 @@ from .errors import MnmtError, nearest
 from .evaluation.config import EvaluationConfig
 from .model.config import ModelConfig
 from .model.transformer import Transformer
-from .tasks import TaskSet, parse_direction
+from .tasks import Task, TaskSet, parse_direction
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class OpenedRun:
     Attributes:
         weights: which of the run's these are; "" where that is not known.
         trained_steps: step of the run's newest checkpoint when it was opened, None without one.
+        helpers: names of the directions that were trained for the sake of others alone (method ``ftac``).
     """
 
     path: Path
@@ -38,6 +39,12 @@ class OpenedRun:
     evaluation: EvaluationConfig
     weights: str = ""
     trained_steps: int | None = None
+    helpers: tuple[str, ...] = ()
+
+    @property
+    def served(self) -> list[Task]:
+        """The directions that the model is for: all but the helpers."""
+        return [task for task in self.tasks if task.name not in self.helpers]
 
 
 def run_table(run: Path) -> dict:
@@ -48,7 +55,9 @@ def run_table(run: Path) -> dict:
     """
     if not (run / "config.toml").is_file():
         beside = [p.parent.name for p in run.parent.glob("*/config.toml")] if run.parent.is_dir() else []
-        raise MnmtError("E407", "not a run directory (it has no config.toml)", where=str(run), remedy=nearest(run.name, beside))
+        models = "a bundle of models: give one of its cluster directories" if (run / "groups.json").is_file() else None
+        remedy = models or nearest(run.name, beside)
+        raise MnmtError("E407", "not a run directory (it has no config.toml)", where=str(run), remedy=remedy)
     return settings.read_table(run / "config.toml")
 
 
@@ -74,6 +83,8 @@ def open_run(
     model_config = settings.validate(ModelConfig, table.get("model", {}), where)
     evaluation = settings.validate(EvaluationConfig, table.get("evaluation", {}), where)
     tasks = TaskSet(parse_direction(name) for name in data.tasks or [])
+    method = table.get("method", {})
+    served = method.get("ftac", {}).get("tasks") if method.get("name") == "ftac" else None
     tokenizer = load_tokenizer(run)
     which = weights or evaluation.weights
     state = load_weights(run, which, evaluation.average)
@@ -91,6 +102,7 @@ def open_run(
         evaluation,
         which,
         None if newest is None else newest.step,
+        tuple(name for name in tasks.names if served is not None and name not in served),
     )
 
 

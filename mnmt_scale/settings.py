@@ -49,7 +49,7 @@ def load(schema: type[S], path: str | Path | None, overrides: Sequence[str] = ()
     table = read_table(Path(path)) if path is not None else {}
     where = str(path) if path is not None else "the settings"
     for text in overrides:
-        _merge(table, parse_override(text))
+        merge(table, parse_override(text))
     return validate(schema, table, where)
 
 
@@ -78,7 +78,7 @@ def read_table(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return table
     if not isinstance(base, str):
         raise MnmtError("E103", "base must be the name of a settings file", where=str(path))
-    return _merge(read_table(path.parent / base, (*_seen, path)), table)
+    return merge(read_table(path.parent / base, (*_seen, path)), table)
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -132,10 +132,11 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``under`` with the tables and values of ``over`` put into it, key by key (``under`` itself is changed)."""
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(under.get(key), dict):
-            _merge(under[key], value)
+            merge(under[key], value)
         else:
             under[key] = value
     return under

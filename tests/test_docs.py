@@ -76,6 +76,7 @@ def command_lines(text: str) -> list[list[str]]:
 def verbs_and_options(text: str) -> list[tuple[str, list[str]]]:
     rows = []
     for words in command_lines(text):
+        words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
         options = [re.split(r"[=,.;:)]", word)[0] for word in words[1:] if word.startswith("--") and len(word) > 2]
         rows.append((words[0].rstrip(".,:)"), options))
     return rows

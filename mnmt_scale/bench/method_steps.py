@@ -32,7 +32,9 @@ from ..train.observe import observe
 from ..train.train import resolve_tasks
 from .timing import Clock
 
-NAMES = tuple(name for name in METHODS if name != "joint")
+NAMES = tuple(name for name in METHODS if name not in ("joint", "affinity", "ftac"))
+"""Methods that are measured on mixed steps: ``affinity`` needs steps of its own (``affinity_cost``), and ``ftac`` decides what
+is sampled alone, which costs nothing."""
 ROUTES = ("segmented", "per_task")
 PLAIN = "joint, plain step"
 

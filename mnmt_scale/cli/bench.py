@@ -52,13 +52,21 @@ def train(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure this method against joint training instead (cats, gramian, ...); may be given several times."
+            help="Measure this method against joint training instead (cats, gramian, ...); may be given several times. "
+            "affinity has a table of its own."
         ),
     ] = None,
-    tasks: Annotated[list[int], typer.Option(min=1, help="With --method: tasks of a step; may be given twice.")] = [4, 8],  # noqa: B006
+    tasks: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="With --method: tasks of a step, default 4 and 8 (affinity: of the training, 11); may be given twice.",
+        ),
+    ] = None,
+    held_tokens: Annotated[int, typer.Option(min=1, help="With --method affinity: held sentences of a direction.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens of a step.")] = 4096,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Timed passes; candidates take turns. Default 5, with --method 10.")
+        int | None, typer.Option(min=1, help="Timed passes; candidates take turns. Default 5, with --method 10 (affinity 5).")
     ] = None,
     dtype: Annotated[list[str], typer.Option(help="fp32, bf16; may be given twice.")] = ["fp32", "bf16"],  # noqa: B006
     out: Out = OUT,
@@ -71,7 +79,12 @@ def train(
 
     Example: mnmt bench train --data path/to/opus-100 --joeynmt ~/joey/bin/python
 
+    With --method affinity: what measuring how directions change each other costs, and how precise it is against measuring
+    one direction at random.
+
     Example: mnmt bench train --method cats --method gramian
+
+    Example: mnmt bench train --method affinity --preset tiny --batch-tokens 1024
     """
     from ..bench.train import DTYPES, bench_train
     from ..errors import MnmtError, nearest
@@ -85,7 +98,10 @@ def train(
                 "E104", "--joeynmt and --method exclude each other", where="mnmt bench train", remedy="leave one out"
             )
         common = dict(preset=preset, data=text, threads=threads, budget=batch_tokens, dtypes=dtype, say=_tell)
-        _methods(method, out, as_json, tasks=tasks, rounds=rounds or 10, **common)
+        if "affinity" in method:
+            _affinity(method, out, as_json, tasks=tasks or [11], held=held_tokens, rounds=max(2, rounds or 5), **common)
+            return
+        _methods(method, out, as_json, tasks=tasks or [4, 8], rounds=rounds or 10, **common)
         return
     rows = bench_train(
         preset=preset,
@@ -104,6 +120,18 @@ def _methods(names: list[str], out: Path, as_json: bool, **options: Any) -> None
     from ..bench.method_cost import bench_methods, report
 
     rows = bench_methods(names, **options)
+    _write(rows, out, as_json, body=report(rows))
+
+
+def _affinity(names: list[str], out: Path, as_json: bool, **options: Any) -> None:
+    from ..bench.affinity_cost import bench_affinity, report
+    from ..errors import MnmtError
+
+    if names != ["affinity"]:
+        raise MnmtError(
+            "E104", "affinity has a table of its own", where="--method", remedy="call it once alone, once with the others"
+        )
+    rows = bench_affinity(**options)
     _write(rows, out, as_json, body=report(rows))
 
 

@@ -59,7 +59,8 @@ def demo(
     """
     from .. import settings
     from ..data.build import prepare
-    from ..evaluation.evaluate import Options, evaluate_run
+    from ..evaluation.evaluate import evaluate_run
+    from ..evaluation.scope import Options
     from ..train.config import RunConfig
     from ..train.loop import REQUEUE_EXIT_CODE
     from ..train.train import train

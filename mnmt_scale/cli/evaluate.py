@@ -12,7 +12,7 @@ from .common import Json, emit
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or a bundle or workflow directory.")],
     split: Annotated[str, typer.Option(help="test or dev.")] = "test",
     against: Annotated[Path | None, typer.Option(metavar="RUN2", help="Paired bootstrap against this evaluated run.")] = None,
     pairs: Annotated[
@@ -22,16 +22,25 @@ def evaluate(
     beam: Annotated[int | None, typer.Option(min=1, help="Beam instead of the run's setting; 1 is greedy.")] = None,
     weights: Annotated[str | None, typer.Option(help="best, last, average, ema or step-N.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    tests: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Test sets of another corpus: a directory laid out as OPUS-100, raw text."),
+    ] = None,
+    tests_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What its results are called; default: as DIR.")
+    ] = None,
     comet: Annotated[str | None, typer.Option(metavar="CKPT", help="Local COMET checkpoint (never downloaded).")] = None,
     as_json: Json = False,
 ) -> None:
     """BLEU, chrF++ and NLL of every direction, averages by resource class, sacreBLEU signatures.
 
-    Writes RUN/eval/SPLIT.json and RUN/eval/SPLIT.DIRECTION.{src,ref,hyp}.
+    Writes RUN/eval/SPLIT.json and RUN/eval/SPLIT.DIRECTION.{src,ref,hyp}, with --tests RUN/eval/NAME.SPLIT.json and so on. A
+    bundle of cluster models, or the workflow directory that made it, is evaluated as one: every direction by its own model.
 
     Example: mnmt evaluate runs/second --against runs/first
     """
-    from ..evaluation.evaluate import Options, evaluate_run
+    from ..evaluation.evaluate import evaluate_run
+    from ..evaluation.scope import Options
     from .translate import default_device
 
     options = Options(
@@ -41,6 +50,8 @@ def evaluate(
         beam=beam,
         against=against,
         comet=comet,
+        tests=tests,
+        tests_name=tests_name,
     )
     result = evaluate_run(
         run,
@@ -59,6 +70,9 @@ def table(result: dict[str, Any]) -> str:
     for group, mean in result["averages"].items():
         mark = "*" if mean["mixed_signatures"] else ""
         body.append([f"mean {group}", "", f"{mean['directions']} dir.", f"{mean['bleu']:.2f}{mark}", *_figures(mean), "", ""])
+    if "models" in result:
+        header.append("model")
+        body = [[*line, result["directions"].get(line[0], {}).get("model", "")] for line in body]
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *body]
@@ -67,6 +81,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append("* mean over different BLEU signatures: not comparable")
     if result["missing"]:
         lines.append(f"no {result['split']} set, not averaged: {', '.join(result['missing'])}")
+    if result.get("tests", {}).get("untagged"):
+        lines.append(f"in the other corpus, but without a tag in the vocabulary: {', '.join(result['tests']['untagged'])}")
     rows = result["directions"].values()
     lines += sorted({f"signature {row[key]}" for row in rows for key in ("bleu_signature", "chrf_signature")})
     lines += [f"warning: {row['warning']}" for row in rows if row.get("warning")]

@@ -53,23 +53,28 @@ def mpi_communicator() -> Any:
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """What ``prepare`` did, a line per pair: read, kept, dropped per reason, tokens per side, dev and test."""
+    """What ``prepare`` did, a line per pair: read, kept, dropped per reason, tokens per side, dev and test, what leaks."""
     from ..data.clean import REASONS
 
     pairs = report["pairs"]
     reasons = [r for r in REASONS if any(r in p["dropped"] for p in pairs.values())]
-    header = ["pair", "read", "kept", *reasons, "tokens", "dev", "test", "cut"]
+    leaks = any("leaked" in p.get(split, {}) for p in pairs.values() for split in ("dev", "test"))
+    header = ["pair", "read", "kept", *reasons, "tokens", "dev", "test", "cut", *(["leaked"] if leaks else [])]
     rows = []
     for pair, counts in pairs.items():
         dropped = [counts["dropped"].get(reason, 0) for reason in reasons]
         tokens = " + ".join(f"{counts['tokens'].get(language, 0):,}" for language in pair.split("-"))
         held = [counts.get(split, {}) for split in ("dev", "test")]
         sentences = [h.get("sentences", "-") for h in held]
-        rows.append([pair, counts["read"], counts["kept"], *dropped, tokens, *sentences, sum(h.get("cut", 0) for h in held)])
+        last = [sum(h.get(key, 0) for h in held) for key in (["cut", "leaked"] if leaks else ["cut"])]
+        rows.append([pair, counts["read"], counts["kept"], *dropped, tokens, *sentences, *last])
     sums = [sum(row[i] for row in rows) for i in range(1, 3 + len(reasons))]
     total = sum(sum(counts["tokens"].values()) for counts in pairs.values())
-    rows.append(["all", *sums, f"{total:,}", "", "", sum(row[-1] for row in rows)])
-    lines = _columns([header, *rows])
+    ends = [sum(row[i] for row in rows) for i in ((-2, -1) if leaks else (-1,))]
+    rows.append(["all", *sums, f"{total:,}", "", "", *ends])
+    lines = columns([header, *rows])
+    if leaks:
+        lines.append("leaked: drawn sentences of dev and test with a side that is training text of another pair")
     lines.append(f"{len(report['tasks'])} directions, vocabulary {report['vocabulary_size']:,}")
     return "\n".join(lines)
 
@@ -104,11 +109,12 @@ def _plan(data: Any) -> tuple[dict[str, Any], str]:
     for pair, entry in table.items():
         sizes = [f"{entry['bytes'][s] / 1e6:.2f}" if s in entry["bytes"] else "-" for s in ("train", "dev", "test")]
         rows.append([pair, entry["use"], *sizes])
-    text = "\n".join([*_columns(rows), f"{len(tasks)} directions: {' '.join(tasks)}"])
+    text = "\n".join([*columns(rows), f"{len(tasks)} directions: {' '.join(tasks)}"])
     return {"store": data.store, "pairs": table, "tasks": tasks}, text
 
 
-def _columns(rows: list[list[Any]]) -> list[str]:
+def columns(rows: list[list[Any]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right, whole numbers with commas."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return [

@@ -1,10 +1,10 @@
-"""``mnmt probe``: gradients and curvature by direction, into a probe file."""
+"""``mnmt probe``: gradients, curvature and affinity by direction, into a probe file."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from .common import Json, Set, emit
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
-    help="Measure the gradients or the curvature of every direction at a run's weights, or at fresh ones of a settings file.",
+    help="Measure the gradients or the curvature of every direction, or how directions affect each other in training.",
 )
 
 Source = Annotated[Path, typer.Argument(metavar="CONFIG_OR_RUN", help="A run directory, or a settings file (fresh weights).")]
@@ -57,6 +57,78 @@ def curvature(
     _probe("curvature", source, set_, weights, out, as_json)
 
 
+@app.command()
+def vectors(
+    source: Source,
+    set_: Set = [],  # noqa: B006 (typer reads it)
+    weights: Weights = "best",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Language vectors: the embedding of every language's tag, which mnmt cluster lec groups the languages by.
+
+    Example: mnmt probe vectors runs/universal
+    """
+    _probe("vectors", source, set_, weights, out, as_json)
+
+
+@app.command()
+def affinity(
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG_OR_RUN", help="Settings of a training, or the directory of one that goes on.")
+    ],
+    set_: Set = [],  # noqa: B006 (typer reads it)
+    run_dir: Annotated[Path | None, typer.Option(help="Of settings: run directory; default runs/NAME.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of a run: updates to measure on from its newest checkpoint; default 1000.")
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "required", "never"],
+        typer.Option(help="auto: go on where measuring was stopped; required: fail if it was not; never: begin anew."),
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """How training one direction changes the loss of the others: a joint training with steps of single directions between.
+
+    Of settings it is the training itself, with the run directory that mnmt train would make; of a run it goes on in
+    RUN/probes/affinity-run and leaves the run as it is. In the table the row is the direction that was trained, the column
+    the one that was affected. Exit code 75: stopped by a signal, saved, ready to go on.
+
+    Example: mnmt probe affinity configs/lafand.toml --set method.affinity.estimate_every=10
+    """
+    from .. import dist
+    from ..train.loop import REQUEUE_EXIT_CODE
+    from ..train.probe_affinity import probe_affinity
+
+    found = probe_affinity(source, set_, run_dir=run_dir, steps=steps, resume=resume)
+    dist.leave()
+    if found.trained.rank == 0:
+        file = None if found.path is None else str(found.path)
+        result = {"file": file, "stopped": found.trained.stopped, **found.about, **found.summary}
+        emit(
+            result,
+            as_json,
+            "\n".join(lines_of_affinity(found.summary) + [f"written: {file}" if file else "nothing measured yet"]),
+        )
+    if found.trained.stopped == "signal":
+        raise typer.Exit(REQUEUE_EXIT_CODE)
+
+
+def lines_of_affinity(summary: dict[str, Any]) -> list[str]:
+    """The table of affinity in a few lines."""
+    if not summary:
+        return []
+    low, high = summary["counts"]
+    rows = [["trained", "affected", "affinity", "+-"]]
+    rows += [[j, i, _number(mean), _number(error)] for j, i, mean, error in summary["strongest"]]
+    return [
+        f"{low} to {high} measurements of each pair; mean affinity {_number(summary['mean_on_itself'])} of a direction on "
+        f"itself, {_number(summary['mean_on_others'])} on others; {summary['beyond_standard_error']} of "
+        f"{summary['cells_on_others']} pairs beyond their standard error",
+        *_aligned(rows),
+    ]
+
+
 def _probe(kind: Any, source: Path, overrides: list[str], weights: str, out: Path | None, as_json: bool) -> None:
     from .. import dist
     from ..train.probe_run import probe
@@ -65,11 +137,12 @@ def _probe(kind: Any, source: Path, overrides: list[str], weights: str, out: Pat
     dist.leave()
     if found.rank == 0:
         result = {"file": str(found.path), **found.about, **found.summary}
-        lines = (
-            table_of_groups(found.summary["groups"])
-            if kind == "gradients"
-            else table_of_directions(found.summary["directions"])
-        )
+        table, key = {
+            "gradients": (table_of_groups, "groups"),
+            "curvature": (table_of_directions, "directions"),
+            "vectors": (table_of_languages, "languages"),
+        }[kind]
+        lines = table(found.summary[key])
         emit(result, as_json, "\n".join([*lines, f"written: {found.path}"]))
 
 
@@ -90,6 +163,12 @@ def table_of_directions(directions: dict[str, Any]) -> list[str]:
     """Per direction the ends of the Hessian's spectrum and its trace."""
     keys = ("top", "largest", "smallest", "trace")
     return _aligned([["direction", *keys], *([name, *(_number(row[k]) for k in keys)] for name, row in directions.items())])
+
+
+def table_of_languages(languages: dict[str, Any]) -> list[str]:
+    """Per language the nearest one by the cosine of their vectors."""
+    rows = [[code, _number(row["norm"]), row["nearest"], _number(row["cosine"])] for code, row in languages.items()]
+    return _aligned([["language", "norm", "nearest", "cosine"], *rows])
 
 
 def _number(value: float | None) -> str:

@@ -11,14 +11,21 @@ from .common import Json, emit
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; the first one is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs, bundles, or one workflow directory; the first run is the baseline.",
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page; default RUN/report.html, with several runs report.html.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """One self-contained page: losses, scores, sampling, weights of the directions, gradients and curvature where they were
-    measured, speed, settings; several runs side by side.
+    """One self-contained page: losses, scores, sampling, weights of the directions, gradients, curvature and affinity where
+    they were measured, clusters, speed, settings; several runs side by side. Of a workflow directory the table of its systems,
+    their clusters, and the runs of the bundle that it serves.
 
     Writes FILE and, with all its numbers, the same name with .json and (the table per direction) .csv.
 

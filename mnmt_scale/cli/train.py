@@ -52,13 +52,7 @@ def train(
     best = f", best dev nll {result.best_nll:.4f}" if result.best_nll is not None else ""
     if result.rank == 0:
         emit(
-            {
-                "run": str(result.run),
-                "steps": result.steps,
-                "target_tokens": result.tokens,
-                "best_nll": result.best_nll,
-                "stopped": result.stopped,
-            },
+            result.summary(),
             as_json,
             f"{result.run}: {result.steps} steps, {result.tokens:,} target tokens{best} ({result.stopped})",
         )

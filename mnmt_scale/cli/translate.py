@@ -11,7 +11,7 @@ import typer
 
 
 def translate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or a bundle or workflow directory.")],
     to: Annotated[str, typer.Option("--to", metavar="LANGUAGE", help="Target language.")],
     from_: Annotated[
         str | None,
@@ -24,10 +24,13 @@ def translate(
 ) -> None:
     """Translate standard input to standard output: one line for each line, in order; empty lines stay empty.
 
+    A bundle of cluster models, or the workflow directory that made it, gives each direction to the model that serves it.
+
     Example: mnmt translate runs/first --from sw --to en < sw.txt > en.txt
     """
     import torch
 
+    from ..bundle import is_bundle, open_bundle
     from ..errors import MnmtError, nearest
     from ..evaluation.decode import Translator
     from ..evaluation.evaluate import replace_setting
@@ -37,6 +40,10 @@ def translate(
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if dtype not in dtypes:
         raise MnmtError("E102", f"--dtype {dtype}: fp32 or bf16", remedy=nearest(dtype, dtypes))
+    if is_bundle(run):
+        bundle = open_bundle(run)
+        from_, _ = choose_source(bundle, from_, to)
+        run = bundle.run_for(from_, to)
     opened = open_run(run, weights, device or default_device(), dtypes[dtype])
     source, trained = choose_source(opened, from_, to)
     if not trained:

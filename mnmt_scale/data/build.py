@@ -21,13 +21,13 @@ from ..settings import user_path
 from .clean import Cleaner, Counts, HeldOut, refuse_nothing_left
 from .config import DataConfig
 from .corpus import Corpus, find_corpora, trained_tasks
+from .holdout import HELD_OUT, Drawn, count_leaks, draw_held_out
 from .mix import TextLines
 from .parallel_text import BLOCK_LINES, read_all, read_blocks
 from .ranks import OtherRankFailed, Ranks
 from .store_writer import SplitWriter, Staging, write_text
 from .tokenizer import MODEL_NAME, Tokenizer, chosen_tokenizer, train_tokenizer
 
-HELD_OUT = ("dev", "test")
 _TAG_AND_END = 2
 _WORK = "work"
 _FAILED = "failed"
@@ -39,8 +39,9 @@ class PairReport:
 
     Attributes:
         counts: of its training text.
-        held_out: per split of dev and test: ``sentences``, ``bad_lines`` left out, and ``cut``: longer than
-            ``max_tokens``, to be cut when a batch is made.
+        held_out: per split of dev and test: ``sentences``, ``bad_lines`` left out, ``cut``: longer than ``max_tokens``, to be
+            cut when a batch is made, and where the split was drawn (``hold_out``) ``leaked``: with a side that is training
+            text of another pair.
         tokens: training tokens per language, without tags and ends.
         files: entries of the store's index.
     """
@@ -107,14 +108,18 @@ def _stages(
     path: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    mine, tasks = ranks.alike(lambda: ranks.share(corpora)), trained_tasks(data, corpora)
-    work = path / _WORK
+    work, tasks = path / _WORK, trained_tasks(data, corpora)
+    drawn = draw_held_out(data, ranks, corpora, work)
+    corpora = [drawn[c.pair].corpus if c.pair in drawn else c for c in corpora]
+    mine = ranks.alike(lambda: ranks.share(corpora))
 
     def clean_mine() -> dict[str, PairReport]:
         return {c.pair: clean_pair(c, data, path, work) for c in _each(mine, path, "cleaning", say)}
 
     parts = ranks.together(clean_mine, path / _FAILED)
     reports = {pair: report for part in parts for pair, report in part.items()}
+    if drawn:
+        _account(drawn, reports, ranks.together(lambda: _leaks_of(mine, drawn, work)))
 
     if tokenizer is None:
         model = path / MODEL_NAME
@@ -227,6 +232,19 @@ def encode_block(
     return [a for a, _ in fitting], [b for _, b in fitting]
 
 
+def _leaks_of(mine: list[Corpus], drawn: dict[str, Drawn], work: Path) -> dict[tuple[str, str], Any]:
+    return count_leaks([c.pair for c in mine if c.trained], drawn, work / "train", work / "drawn")
+
+
+def _account(drawn: dict[str, Drawn], reports: dict[str, PairReport], leaks: list[dict[tuple[str, str], Any]]) -> None:
+    """What drawing dev and test took and what of them other pairs train on, into the reports."""
+    for pair, own in drawn.items():
+        own.account(reports[pair].counts)
+        for split in own.splits:
+            leaked = sum(part[pair, split].astype(int) for part in leaks) > 0
+            reports[pair].held_out[split]["leaked"] = int(leaked.sum())
+
+
 def text_by_language(work: Path, kept: dict[str, int]) -> dict[str, TextLines]:
     """The cleaned training text of each language, over all pairs; ``kept``: lines by pair."""
     files: dict[str, list[tuple[Path, int]]] = {}
@@ -245,6 +263,7 @@ def _report(data: DataConfig, reports: dict[str, PairReport], tasks: list[str], 
         "vocabulary_size": tokenizer.vocabulary_size,
         "max_tokens": data.max_tokens,
         "clean": data.clean.model_dump(mode="json"),
+        "hold_out": data.hold_out.model_dump(mode="json"),
     }
 
 

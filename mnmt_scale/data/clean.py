@@ -15,8 +15,9 @@ import numpy as np
 from ..errors import MnmtError
 from .config import CleanConfig
 
-REASONS = ("bad_line", "empty", "overlap", "too_long", "ratio", "copy", "duplicate", "max_tokens")
-"""``overlap``: in dev or test; ``max_tokens``: longer than that, or without any token, when the store is written."""
+REASONS = ("bad_line", "held_out", "empty", "overlap", "too_long", "ratio", "copy", "duplicate", "max_tokens")
+"""``held_out``: drawn for dev or test, or of a sentence that was (``holdout``); ``overlap``: in dev or test; ``max_tokens``:
+longer than that, or without any token, when the store is written."""
 
 _RATIO_FREE_CHARACTERS = 10
 

@@ -63,6 +63,19 @@ class CleanConfig(Section):
     """Files whose lines end in CR LF, or that begin with a byte order mark."""
 
 
+class HoldOutConfig(Section):
+    """Dev and test sets drawn from the training text of pairs that come without them."""
+
+    dev_sentences: NonNegative = 0
+    """Of each pair without a dev split; 0 draws none."""
+    test_sentences: NonNegative = 0
+    by: Literal["pair", "pivot"] = "pair"
+    """``pair``: random lines of each pair for itself; in a multi-parallel corpus one pair's test sentences are then training
+    text of others (counted). ``pivot``: the same sentences of the pivot for all pairs; every pair gives up the share of
+    sentences that the smallest pair needs."""
+    seed: NonNegative = 1
+
+
 class TokenizerConfig(Section):
     """SentencePiece, trained on a temperature-sampled mix of all languages."""
 
@@ -95,6 +108,7 @@ class DataConfig(Section):
     """Longest sentence on either side after tokenization, tag and end included; longer ones are dropped in training
     and cut (with a count) in dev and test."""
     clean: CleanConfig = CleanConfig()
+    hold_out: HoldOutConfig = HoldOutConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
 

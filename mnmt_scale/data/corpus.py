@@ -102,6 +102,15 @@ def trained_tasks(data: DataConfig, corpora: Iterable[Corpus]) -> TaskSet:
     return TaskSet(directions_of([c.pair for c in corpora if c.trained], data.directions, data.pivot, data.tasks))
 
 
+def find_tree(directory: str | Path) -> list[Corpus]:
+    """Every pair of an OPUS-100 tree, with the splits that it has.
+
+    Raises:
+        MnmtError: E201, E208 as ``find_corpora``.
+    """
+    return _opus(CorpusConfig(path=str(directory)))
+
+
 def _opus(config: CorpusConfig) -> list[Corpus]:
     """All pairs of an OPUS-100 tree: PATH/supervised/PAIR, or PATH/PAIR; test sets of PATH/zero-shot beside them."""
     root = user_path(str(config.path))

@@ -7,6 +7,10 @@ keeps the rest of the credit. No sentence is passed over and none drawn twice in
 the credited ones to within one sentence per task, for ever. A step may thus be larger than ``batch_tokens`` by less than
 one sentence per task; on average it is neither larger nor smaller.
 
+Where ``single_every`` is set, every so many-th step is of one task alone, with the whole budget (``sampler.single_task``).
+It reads on from the same cursor and with the same credit, so the state is none the larger; the composition of the mixed
+steps is what it would be without.
+
 The sentences of a step and the state are functions of the seed, the step and the settings of sampling and of
 ``batch_tokens``, never of the number of ranks or micro-batches.
 """
@@ -23,7 +27,7 @@ from ..errors import MnmtError
 from ..tasks import Task, TaskSet
 from .config import SamplingConfig
 from .reader import TARGET_LENGTH, TaskReader, count_pair
-from .sampler import TaskSampler, normalised, task_shares
+from .sampler import TaskSampler, is_single, normalised, single_task, task_shares
 
 _VERSION = 1
 
@@ -61,10 +65,18 @@ class StepPlanner:
     """Endless steps; ``mnmt_scale.data.stream.BatchStream`` hands them out as batches and documents the arguments."""
 
     def __init__(
-        self, store: Any, tasks: TaskSet, sampling: SamplingConfig, batch_tokens: int, *, max_tokens: int, seed: int
+        self,
+        store: Any,
+        tasks: TaskSet,
+        sampling: SamplingConfig,
+        batch_tokens: int,
+        *,
+        max_tokens: int,
+        seed: int,
+        single_every: int = 0,
     ) -> None:
         self._store, self._tasks, self._sampling = store, tasks, sampling
-        self._batch_tokens, self._max_tokens = batch_tokens, max_tokens
+        self._batch_tokens, self._max_tokens, self._single_every = batch_tokens, max_tokens, single_every
         self.counts = {pair: count_pair(store, pair, max_tokens) for pair in tasks.pairs}
         self._check_room()
         self._seed, self._step, self._round = seed, 0, 0
@@ -76,8 +88,7 @@ class StepPlanner:
         """Credit and draw; a step in which no task can afford a sentence yet is credited again."""
         tables: list[NDArray[np.int64]] = []
         while not tables:
-            chosen, shares = self._sampler.shares(self._round)
-            self._round += 1
+            chosen, shares = self._composition()
             bounds = [0]
             for index, share in zip(chosen, shares, strict=True):
                 credit = self._credits[index] + share * self.budget
@@ -94,6 +105,14 @@ class StepPlanner:
         )
         self._step += 1
         return plan
+
+    def _composition(self) -> tuple[list[int], list[float]]:
+        """Tasks of the step to come, ascending, and the share of the budget that each is credited."""
+        if is_single(self._step, self._single_every):
+            sampled = np.flatnonzero(self.shares).tolist()
+            return [single_task(self._step, self._single_every, sampled, self._seed)], [1.0]
+        self._round += 1
+        return self._sampler.shares(self._round - 1)
 
     def set_shares(self, p: Any) -> None:
         """Sample with ``p`` ([tasks], normalised here) from the next step on; becomes part of the state."""

@@ -5,12 +5,15 @@ by step. Steps are not drawn independently: in a block of ``BLOCK`` steps each t
 chance says, rounded down or up by systematic sampling (Madow 1949) with a random start that moves on by the golden ratio
 from block to block, and the slots are then dealt to the steps at random. So realised shares stay within a few slots of
 p at all times, where independent draws would wander off as the square root of the number of steps.
+
+A training that measures how one task changes the others has single steps in between (``single_task``), each of one task
+alone; those come uniformly and do not count in the blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +30,7 @@ BLOCK = 256
 NEGLIGIBLE = 1e-15
 """A share that is within the rounding of the others."""
 _MIXING = 4
+_SINGLE = 0x73696E67
 _NEARLY = 1e-9
 _GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 
@@ -161,3 +165,16 @@ def deal_slots(composition: Composition, seed: int, block: int) -> NDArray[np.in
         able = ~((grid[:, left] == b) | (grid[:, right] == a)).any(axis=0)
         grid[i[able], left[able]], grid[j[able], right[able]] = b[able], a[able]
     return np.ascontiguousarray(grid[:, shuffled(mix(key, 3), BLOCK)].T)
+
+
+def is_single(step: int, every: int) -> bool:
+    """Whether the step after ``step`` updates is of one task alone, where every ``every``-th is; never with 0."""
+    return every > 0 and (step + 1) % every == 0
+
+
+def single_task(step: int, every: int, tasks: Sequence[int], seed: int) -> int:
+    """Which of ``tasks`` the single step after ``step`` updates is of: in each block of as many single steps as there are
+    tasks every one comes once, in random order. A function of the seed and the step alone."""
+    assert is_single(step, every), (step, every)
+    block, place = divmod(step // every, len(tasks))
+    return tasks[int(shuffled(mix(seed, _SINGLE, block), len(tasks))[place])]

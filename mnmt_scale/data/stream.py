@@ -34,6 +34,10 @@ class BatchStream:
         seed: fixes the order; a loaded state brings its own.
         rank, size: which part of a step this process gets.
         bucketed: give batches ``buckets`` (attention without a variable-length kernel).
+        single_every: every so many-th step is of one task alone, each as often as any other; 0 none.
+
+    Attributes:
+        rows: row numbers in the last delivered step over all ranks, task after task; empty before the first.
 
     Raises:
         MnmtError: E105 a weight of an unknown direction, E206 a pair without a sentence short enough, E502 a sentence
@@ -52,16 +56,20 @@ class BatchStream:
         rank: int = 0,
         size: int = 1,
         bucketed: bool = True,
+        single_every: int = 0,
     ) -> None:
         assert 0 <= rank < size
-        self._planner = StepPlanner(store, tasks, sampling, batch.batch_tokens, max_tokens=max_tokens, seed=seed)
+        self._planner = StepPlanner(
+            store, tasks, sampling, batch.batch_tokens, max_tokens=max_tokens, seed=seed, single_every=single_every
+        )
         self._tokenizer, self._tasks, self._sampling, self._batch = store.tokenizer, tasks, sampling, batch
         self._max_tokens, self._rank, self._size = max_tokens, rank, size
         self._max_waste = batch.max_waste if bucketed else None
         self.dropped = {pair: c.sentences - c.kept for pair, c in self._planner.counts.items()}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="batches") if batch.prefetch else None
-        self._ahead: Future[tuple[list[TaskBatch], Place]] | None = None
+        self._ahead: Future[tuple[list[TaskBatch], NDArray[np.int64], Place]] | None = None
         self._delivered = self._planner.place()
+        self.rows = np.zeros(0, dtype=np.int64)
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -73,12 +81,18 @@ class BatchStream:
         """Steps delivered so far."""
         return self._delivered.step
 
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """[tasks] sentences of each that the steps delivered so far have moved on by, those too long for ``max_tokens``
+        included: a whole epoch of a task is all of its sentences."""
+        return self._delivered.positions
+
     def next(self) -> list[TaskBatch]:
         """This rank's ``accumulation`` micro-batches of the next step, on the CPU."""
         if self._executor is None:
-            batches, self._delivered = self._make()
+            batches, self.rows, self._delivered = self._make()
             return batches
-        batches, self._delivered = (self._ahead or self._executor.submit(self._make)).result()
+        batches, self.rows, self._delivered = (self._ahead or self._executor.submit(self._make)).result()
         self._ahead = self._executor.submit(self._make)
         return batches
 
@@ -86,7 +100,7 @@ class BatchStream:
         """The next step's sentences without their tokens; the stream moves on as by ``next``."""
         self._rewind()
         plan = self._planner.next()
-        self._delivered = self._planner.place()
+        self.rows, self._delivered = plan.table[ROW], self._planner.place()
         return plan
 
     def set_shares(self, p: Sequence[float]) -> None:
@@ -123,6 +137,7 @@ class BatchStream:
         self._rewind()
         self._planner.load_state_dict(state)
         self._delivered = self._planner.place()
+        self.rows = self.rows[:0]
 
     def close(self) -> None:
         """End the prefetching thread; ``next`` goes on without it."""
@@ -131,12 +146,13 @@ class BatchStream:
             self._executor.shutdown(wait=True)
             self._executor = None
 
-    def _make(self) -> tuple[list[TaskBatch], Place]:
+    def _make(self) -> tuple[list[TaskBatch], NDArray[np.int64], Place]:
         plan = self._planner.next()
         parts = self._size * self._batch.accumulation
         dealt = deal(plan.table[SOURCE_LENGTH] + plan.table[TARGET_LENGTH], parts)
         mine = [dealt[micro * self._size + self._rank] for micro in range(self._batch.accumulation)]
-        return [self._pack(plan, micro, members) for micro, members in enumerate(mine)], self._planner.place()
+        batches = [self._pack(plan, micro, members) for micro, members in enumerate(mine)]
+        return batches, plan.table[ROW], self._planner.place()
 
     def _pack(self, plan: StepPlan, micro: int, members: NDArray[np.int64]) -> TaskBatch:
         table = plan.table[:, members]

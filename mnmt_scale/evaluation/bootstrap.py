@@ -4,7 +4,7 @@ Paired bootstrap resampling (Koehn 2004) over several directions and several tra
 sentences of each direction's test set anew, with replacement, and looks at both systems, and at every seed of theirs, on the
 same drawn sentences. Its statistic is the difference of the macro average: BLEU of each direction, mean over directions,
 mean over seeds. So it says how much of a difference is owed to the choice of test sentences, given these trainings; how
-much is owed to the trainings, ``workflows.statistics`` says.
+much is owed to the trainings, ``evaluation.statistics`` says.
 """
 
 from __future__ import annotations

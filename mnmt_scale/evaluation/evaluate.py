@@ -1,141 +1,150 @@
-"""Evaluation of a run: every direction's translations and scores, the averages, and the comparison with another run.
-
-Writes ``RUN/eval/SPLIT.json`` and, side by side for metrics outside this system, ``RUN/eval/SPLIT.DIRECTION.{src,ref,hyp}``.
+"""Evaluation of a run, or of a bundle of runs: every direction's translations and scores, the averages, and the comparison
+with another one. ``results.py`` says where it is written.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..data.store import SPLITS, TokenStore
+from .. import settings
+from ..bundle import Bundle, is_bundle, open_bundle
+from ..data.config import DataConfig
+from ..data.store import TokenStore
 from ..errors import MnmtError, nearest
-from ..runs import OpenedRun, open_run
+from ..runs import OpenedRun, open_run, run_table
 from ..settings import user_path
 from ..tasks import Task, pair_name, parse_direction
 from .comet import Comet
 from .config import EvaluationConfig
 from .decode import Counts, Translator
 from .likelihood import negative_log_likelihood
-from .offtarget import LanguageProfiles
-from .resources import averages, check_classes, class_of
-from .score import compare, score_corpus
+from .resources import class_of
+from .results import compare_with
+from .scope import Found, Options, Scope
+from .score import score_corpus
 from .testsets import TestSet, find_test_set
 
-PROFILE_LINES = 2000
-"""Training lines per language and pair that the language profiles are made from, spread evenly over the corpus."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What one evaluation is asked to do.
-
-    Attributes:
-        split: ``test`` or ``dev``.
-        only: directions (``fr-en``) or pairs (both their directions); None: all.
-        limit: the first lines of each test set only.
-        beam: instead of the run's setting.
-        against: another run, evaluated before on the same lines, to compare with.
-        comet: path of a local COMET checkpoint.
-    """
-
-    split: str = "test"
-    only: Sequence[str] | None = None
-    limit: int | None = None
-    beam: int | None = None
-    against: Path | None = None
-    comet: str | None = None
+Log = Callable[[str], None]
 
 
 def evaluate_run(
     run: str | Path | OpenedRun,
-    options: Options = Options(),
+    options: Options | None = None,
     *,
     weights: str | None = None,
     device: str = "cpu",
-    log: Callable[[str], None] | None = None,
+    log: Log | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run; see the module's text for what it writes. Returns what ``SPLIT.json`` holds.
+    """Evaluates a run or a bundle; see the module's text for what it writes. Returns what the table holds.
 
     Args:
+        run: run directory, bundle, or workflow directory.
         weights: which weights (``open_run``); None: what the run's settings say.
         log: told one line per direction.
 
     Raises:
-        MnmtError: E105 unknown split or direction, E104 and E105 resource classes that do not fit, E303-E307 the token store,
-            E306 it has another tokenizer than the run, E401 nothing can be written, E601-E603 scoring and comparing, E801
-            COMET missing, and what ``open_run`` raises.
+        MnmtError: E105 unknown direction, E104 and E105 resource classes that do not fit, E201-E205 the other corpus' test
+            sets, E303-E307 the token store, E306 it has another tokenizer than the run, E401 nothing can be written,
+            E601-E603 scoring and comparing (E603 also for models of a bundle with different settings of decoding), E801 COMET
+            missing, and what ``open_run`` and ``open_bundle`` raise.
     """
-    if options.split not in SPLITS[1:]:
-        raise MnmtError("E105", f"no test lines in split {options.split!r}", remedy=nearest(options.split, SPLITS[1:]))
+    options = options or Options()
     comet = Comet(options.comet) if options.comet is not None else None
-    opened = run if isinstance(run, OpenedRun) else open_run(run, weights, device)
-    store = TokenStore.open(user_path(opened.data.store))
-    if store.fingerprint != opened.tokenizer.fingerprint:
-        raise MnmtError("E306", "the token store has another tokenizer than the run", where=str(store.path))
-    return Evaluation(opened, store, options, comet, log or (lambda line: None)).all_directions()
+    say = log or (lambda line: None)
+    if not isinstance(run, OpenedRun):
+        if is_bundle(run):
+            return evaluate_bundle(open_bundle(run), options, comet, say, weights, device)
+        run = open_run(run, weights, device)
+    store = TokenStore.open(user_path(run.data.store))
+    _check_vocabulary(run, store)
+    return Evaluation(run, store, options, comet, say).all_directions()
+
+
+def evaluate_bundle(
+    bundle: Bundle, options: Options, comet: Comet | None, log: Log, weights: str | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Every direction by the model that serves it, into one table. Each model is opened once, and only one at a time."""
+    chosen = bundle.chosen(options.only)
+    read = {model: _settings_of(bundle.path / model) for model in bundle.models}
+    config = _same_decoding(bundle, {model: evaluation for model, (_, evaluation) in read.items()})
+    if options.beam is not None:
+        config = replace_setting(config, beam=options.beam)
+    if config.zero_shot:
+        log(f"zero-shot directions have no model in a bundle: {', '.join(config.zero_shot)} not evaluated")
+    stores: dict[str, TokenStore] = {}
+    for data, _ in read.values():
+        if data.store not in stores:
+            stores[data.store] = TokenStore.open(user_path(data.store))
+    scope = Scope.of(bundle, options, config, read[bundle.models[0]][0], stores.values())
+    found = Found()
+    models: dict[str, Any] = {}
+    for model in bundle.models:
+        tasks = [task for task in chosen if bundle.routes[task.name] == model]
+        if not tasks:
+            continue
+        opened = open_run(bundle.path / model, weights, device)
+        store = stores[read[model][0].store]
+        _check_vocabulary(opened, store)
+        log(f"{model}: {len(tasks)} of {len(bundle.tasks)} directions")
+        one = Evaluation(opened, store, options, comet, log, scope)
+        one.measure(tasks, found, model)
+        models[model] = {"run": str(opened.path), "weights": opened.weights, "trained_steps": opened.trained_steps}
+        del opened, one  # before the next model is there
+    order = [task.name for task in chosen]
+    found.directions = {name: found.directions[name] for name in order if name in found.directions}
+    used = sorted({row["weights"] for row in models.values()})
+    return scope.written(found, options, config, weights=", ".join(used), trained_steps=None, models=models)
 
 
 class Evaluation:
-    """One evaluation of one opened run. ``store`` supplies lines and sizes; ``comet`` may be None."""
+    """The evaluation of one opened run: by itself, or as a model of what ``scope`` says. ``store`` supplies lines and sizes;
+    ``comet`` may be None."""
 
     def __init__(
-        self, opened: OpenedRun, store: TokenStore, options: Options, comet: Comet | None, log: Callable[[str], None]
+        self,
+        opened: OpenedRun,
+        store: TokenStore,
+        options: Options,
+        comet: Comet | None,
+        log: Log,
+        scope: Scope | None = None,
     ) -> None:
         self.opened, self.store, self.options, self.comet, self.log = opened, store, options, comet, log
-        if options.against is not None and not (options.against / "eval" / f"{options.split}.json").is_file():
-            remedy = f"mnmt evaluate {options.against} --split {options.split}"
-            raise MnmtError("E603", "the other run was not evaluated", where=str(options.against), remedy=remedy)
         self.config: EvaluationConfig = opened.evaluation
         if options.beam is not None:
             self.config = replace_setting(self.config, beam=options.beam)
         self.translator = Translator(opened.model, opened.tokenizer, self.config)
-        self.tasks = chosen_tasks(opened, options.only)
-        check_classes(opened.tasks.names, opened.data.pivot, self.config)
+        self.scope = scope or Scope.of(opened, options, self.config, opened.data, [store])
         self.sizes = store.sizes()
-        self.folder = opened.path / "eval"
-        self.profiles: LanguageProfiles | None = None
 
     def all_directions(self) -> dict[str, Any]:
-        """Every chosen direction, the averages, the comparison; writes everything."""
-        started = time.time()
-        _make_folder(self.folder)
-        self.profiles = LanguageProfiles(profile_text(self.store, self.opened.tasks.languages))
-        directions: dict[str, dict[str, Any]] = {}
-        missing, comparison = [], {}
-        for task in self.tasks:
-            found = find_test_set(self.store, task.source, task.target, self.options.split)
-            if found is None:
-                missing.append(task.name)
+        """Every chosen direction of a run by itself, the averages, the comparison; writes everything."""
+        found = Found()
+        self.measure(chosen_tasks(self.opened, self.options.only), found)
+        more = {"weights": self.opened.weights, "trained_steps": self.opened.trained_steps}
+        return self.scope.written(found, self.options, self.config, **more)
+
+    def measure(self, tasks: Iterable[Task], found: Found, model: str | None = None) -> None:
+        """Adds what these directions give; ``model`` is noted beside each. Writes their lines."""
+        found.tagged |= set(self.opened.tokenizer.languages)
+        for task in tasks:
+            whole = find_test_set(self.scope.texts or self.store, task.source, task.target, self.options.split)
+            if whole is None:
+                found.missing.append(task.name)
                 continue
-            test = found.first(self.options.limit)
-            hypotheses, directions[task.name] = self.one_direction(task, test)
-            self._write_lines(task, test, hypotheses)
-            if self.options.against is not None:
-                comparison[task.name] = self.against(task, test, hypotheses)
-        result: dict[str, Any] = {
-            "run": str(self.opened.path),
-            "split": self.options.split,
-            "limit": self.options.limit,
-            "only": list(self.options.only) if self.options.only is not None else None,
-            "decoding": self.config.model_dump(mode="json"),
-            "weights": self.opened.weights,
-            "trained_steps": self.opened.trained_steps,
-            "directions": directions,
-            "missing": missing,
-            "averages": averages(directions),
-            "seconds": round(time.time() - started, 2),
-        }
-        if self.options.against is not None:
-            result["against"] = {"run": str(self.options.against), "directions": comparison}
-        _write(self.folder / f"{self.options.split}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        return result
+            test = whole.first(self.options.limit)
+            hypotheses, row = self.one_direction(task, test)
+            found.directions[task.name] = row if model is None else {"model": model, **row}
+            self.scope.files.write_lines(task.name, test, hypotheses)
+            if self.scope.baseline is not None:
+                found.comparison[task.name] = compare_with(
+                    self.scope.baseline, task.name, task.target, test, hypotheses, self.config
+                )
 
     def one_direction(self, task: Task, test: TestSet) -> tuple[list[str], dict[str, Any]]:
         """Translations of a test set, and its row of results."""
@@ -152,8 +161,7 @@ class Evaluation:
             max_tokens=self.opened.data.max_tokens,
             batch_tokens=self.config.batch_tokens,
         )
-        assert self.profiles is not None
-        off = self.profiles.judge(hypotheses, test.reference, task.target)
+        off = self.scope.profiles.judge(hypotheses, test.reference, task.target)
         trained = task.name in self.opened.tasks.names
         size = self.sizes.get(task.pair, 0)
         row: dict[str, Any] = {
@@ -178,29 +186,10 @@ class Evaluation:
         self.log(f"{task.name}: BLEU {row['bleu']:.2f}, chrF++ {row['chrf']:.2f}, nll {row['nll']:.3f}, {seconds:.1f} s")
         return hypotheses, row
 
-    def against(self, task: Task, test: TestSet, hypotheses: list[str]) -> list[dict[str, Any]] | None:
-        """Paired bootstrap against the other run's translations; None where it has none of this direction.
-
-        Raises:
-            MnmtError: E603 when that run was evaluated on other lines.
-        """
-        assert self.options.against is not None
-        stem = self.options.against / "eval" / f"{self.options.split}.{task.name}"
-        if not Path(f"{stem}.hyp").is_file():
-            return None
-        baseline, *lines = (read_lines(Path(f"{stem}.{kind}")) for kind in ("hyp", "ref", "src"))
-        if lines != [test.reference, test.source]:
-            raise MnmtError("E603", f"the runs were evaluated on different lines of {task.name}", where=f"{stem}.ref")
-        return [asdict(d) for d in compare(baseline, hypotheses, test.reference, task.target, self.config)]
-
-    def _write_lines(self, task: Task, test: TestSet, hypotheses: list[str]) -> None:
-        stem = f"{self.options.split}.{task.name}"
-        for kind, lines in (("src", test.source), ("ref", test.reference), ("hyp", hypotheses)):
-            _write(self.folder / f"{stem}.{kind}", "".join(line + "\n" for line in lines))
-
 
 def chosen_tasks(opened: OpenedRun, only: Sequence[str] | None) -> list[Task]:
-    """Trained directions and then the zero-shot list, those in ``only`` where it is given.
+    """The directions that the run is for and then the zero-shot list; of these and the run's helpers those in ``only`` where
+    it is given.
 
     Raises:
         MnmtError: E105 for a name in neither, or a zero-shot language without a tag.
@@ -213,7 +202,7 @@ def chosen_tasks(opened: OpenedRun, only: Sequence[str] | None) -> list[Task]:
         if name not in opened.tasks.names:
             tasks.append(Task(source, target, len(tasks)))
     if only is None:
-        return tasks
+        return [task for task in tasks if task.name not in opened.helpers]
     chosen = []
     for name in only:
         source, target = parse_direction(name)
@@ -225,45 +214,37 @@ def chosen_tasks(opened: OpenedRun, only: Sequence[str] | None) -> list[Task]:
     return chosen
 
 
-def profile_text(store: TokenStore, languages: Sequence[str], lines: int = PROFILE_LINES) -> dict[str, list[str]]:
-    """Training text of each language, decoded from the store: at most ``lines`` from every pair that has it."""
-    out: dict[str, list[str]] = {language: [] for language in languages}
-    for pair in store.pairs("train"):
-        for language in pair.split("-"):
-            if language in out:
-                side = store.pair(pair, "train").side(language)
-                count = len(side.offsets) - 1
-                starts = [count * i // lines for i in range(lines)] if count > lines else range(count)
-                rows = [side.tokens[int(side.offsets[i]) : int(side.offsets[i + 1])].tolist() for i in starts]
-                out[language] += store.tokenizer.decode(rows)
-    return {language: text for language, text in out.items() if text}
-
-
 def replace_setting(config: EvaluationConfig, **changes: Any) -> EvaluationConfig:
     """The settings with some changed, checked again."""
     return EvaluationConfig.model_validate({**config.model_dump(), **changes})
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise MnmtError("E401", f"evaluation cannot be written: {error.strerror}", where=str(folder)) from None
+def _check_vocabulary(opened: OpenedRun, store: TokenStore) -> None:
+    if store.fingerprint != opened.tokenizer.fingerprint:
+        raise MnmtError("E306", "the token store has another tokenizer than the run", where=str(store.path))
 
 
-def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    aside = path.with_name(path.name + ".partial")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(aside, path)
-    except OSError as error:
-        raise MnmtError("E401", f"evaluation cannot be written: {error.strerror}", where=str(path)) from None
+def _settings_of(run: Path) -> tuple[DataConfig, EvaluationConfig]:
+    table, where = run_table(run), str(run / "config.toml")
+    data = settings.validate(DataConfig, table.get("data", {}), where)
+    return data, settings.validate(EvaluationConfig, table.get("evaluation", {}), where)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines that an evaluation wrote; E603 when they cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise MnmtError("E603", f"an evaluation's lines cannot be read: {error}", where=str(path)) from None
+def _same_decoding(bundle: Bundle, configs: Mapping[str, EvaluationConfig]) -> EvaluationConfig:
+    """The models' settings, with zero-shot directions and classes of all (a run keeps the classes of its own directions); E603
+    where others differ: one table must mean one thing."""
+    tables = {model: config.model_dump(exclude={"zero_shot", "classes"}) for model, config in configs.items()}
+    first, *others = bundle.models
+    for model in others:
+        changed = [name for name, value in tables[model].items() if value != tables[first][name]]
+        if changed:
+            what = f"{first} and {model} are not evaluated alike: evaluation.{changed[0]} differs"
+            raise MnmtError("E603", what, where=str(bundle.path), remedy="evaluate each of them as a run by itself")
+    zero_shot = sorted({name for config in configs.values() for name in config.zero_shot} - set(bundle.routes))
+    classes: dict[str, dict[str, None]] = {}
+    for config in configs.values():
+        for group, entries in (config.classes or {}).items():
+            classes.setdefault(group, {}).update(dict.fromkeys(entries))
+    return replace_setting(
+        configs[first], zero_shot=zero_shot, classes={group: list(entries) for group, entries in classes.items()} or None
+    )

@@ -59,6 +59,13 @@ def check_classes(names: Sequence[str], pivot: str, config: EvaluationConfig) ->
         class_of(name, 0, config)
 
 
+def covered_classes(names: Sequence[str], config: EvaluationConfig) -> dict[str, list[str]] | None:
+    """``config.classes`` for some of its directions alone: in each class those of ``names`` that it covers."""
+    if config.classes is None:
+        return None
+    return {group: [n for n in names if group in _covering(n, config).values()] for group in config.classes}
+
+
 def averages(directions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Plain means over directions: ``all`` and each class that occurs among the trained ones, ``zero-shot`` apart.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO
 
+from ..bundle import Bundle
 from ..errors import MnmtError, nearest
 from ..runs import OpenedRun
 from .decode import Counts, Translator
@@ -14,17 +15,19 @@ BLOCK_BYTES = 1 << 22
 """A block ends at either bound: memory does not grow with the input, and batches still have enough to choose from."""
 
 
-def choose_source(opened: OpenedRun, source: str | None, target: str) -> tuple[str, bool]:
+def choose_source(opened: OpenedRun | Bundle, source: str | None, target: str) -> tuple[str, bool]:
     """The source language, and whether the direction was trained.
 
     Args:
+        opened: a run, or a bundle, whose languages are those of its directions.
         source: as the user gave it; None: the only source that the model has for this target.
 
     Raises:
         MnmtError: E105 for an unknown language (the nearest is named), or when no source was given and there are several
             (they are listed) or none.
     """
-    known = sorted({*opened.tokenizer.languages, *opened.tasks.languages})
+    tagged = () if isinstance(opened, Bundle) else opened.tokenizer.languages
+    known = sorted({*tagged, *opened.tasks.languages})
     for language in (target, source):
         if language is not None and language not in known:
             remedy = nearest(language, known) or f"the model has {' '.join(known)}"

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
+from ..bundle import GROUPS, is_bundle, open_bundle
 from ..errors import MnmtError, nearest
+from ..groups import write_groups
 from ..runs import OpenedRun, open_run
 from .publish import written_aside
 
@@ -27,19 +29,21 @@ def export(
     quantization: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Exports a run.
+    """Exports a run, or a bundle: each of its models into ``out/cluster-k``, with the groups file beside them.
 
     Args:
+        run: run directory, bundle, or workflow directory.
         weights: as for ``open_run``; None: what the run's evaluation settings say.
         quantization: CTranslate2 only; one of its names.
         force: replace an earlier export in ``out``, which stays until the new one has passed its check.
 
     Returns:
-        What ``export.json`` holds, and the path.
+        What ``export.json`` holds, and the path. Of a bundle: ``models``, what is said of each (there too), and ``routes``,
+        which of them is for which direction.
 
     Raises:
         MnmtError: E701 the format cannot hold the model, E702 the parity check failed (nothing is published), E704 ``out`` is
-            taken, E801 a package is missing, and those of ``open_run``.
+            taken, E801 a package is missing, and those of ``open_run`` and ``open_bundle``.
     """
     if to not in FORMATS:
         raise MnmtError("E701", f"no export format {to!r}", remedy=nearest(to, FORMATS))
@@ -47,11 +51,31 @@ def export(
         raise MnmtError("E104", "--quantization is for --to ctranslate2")
     require_packages(to)
     with written_aside(out, marker=RECORD_NAME, force=force) as aside:
-        opened = open_run(run, weights)
-        parity = _write_and_check(opened, to, aside, quantization)
-        record = _record(opened, to, weights, quantization, parity)
-        (aside / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        whole = _bundle if is_bundle(run) else _one
+        record = whole(run, to, aside, weights, quantization)
     return {"path": str(out), **record}
+
+
+def _one(run: Path, to: str, directory: Path, weights: str | None, quantization: str | None) -> dict[str, Any]:
+    opened = open_run(run, weights)
+    parity = _write_and_check(opened, to, directory, quantization)
+    return _recorded(directory, _record(opened, to, weights, quantization, parity))
+
+
+def _bundle(path: Path, to: str, directory: Path, weights: str | None, quantization: str | None) -> dict[str, Any]:
+    bundle = open_bundle(path)
+    models = {}
+    for model in bundle.models:
+        (directory / model).mkdir()
+        models[model] = _one(bundle.path / model, to, directory / model, weights, quantization)
+    write_groups(directory / GROUPS, bundle.groups.grouping, bundle.groups.about)
+    record = {"format": to, "run": bundle.path.name, "directions": len(bundle.tasks), "routes": bundle.routes, "models": models}
+    return _recorded(directory, record)
+
+
+def _recorded(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
+    (directory / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
 
 
 def _write_and_check(run: OpenedRun, to: str, directory: Path, quantization: str | None) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .affinity.ftac import Ftac
+from .affinity.method import Affinity
 from .cats.method import Cats
 from .chi_ibr.method import ChiIbr
 from .gradnorm.method import GradNorm
@@ -19,6 +21,8 @@ METHODS: dict[str, Callable[[MethodConfig, Facts], Method]] = {
     "gramian": lambda config, facts: Gramian(config.gramian, facts),
     "multidds": lambda config, facts: MultiDds(config.multidds, facts),
     "chi_ibr": lambda config, facts: ChiIbr(config.chi_ibr, facts),
+    "ftac": lambda config, facts: Ftac(config.ftac, facts),
+    "affinity": lambda config, facts: Affinity(config.affinity, facts),
 }
 
 

@@ -2,7 +2,8 @@
 
 A method decides how strongly each task counts, may decide how often it is seen, and says what it wants to observe; it
 never holds the trainer. At every step the loop asks ``scales`` (before the forward pass) and ``wants``; then, where that
-asked for something, ``weigh`` (only for a Gram that comes first) and, after the update, ``observe``, ``shares`` and ``log``.
+asked for something, ``weigh`` (only for a Gram that comes first) and, after the update, ``observe``, ``shares``, ``log`` and
+``measured``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..settings import Section
+from .affinity.config import AffinityConfig, FtacConfig
 from .cats.config import CatsConfig
 from .chi_ibr.config import ChiIbrConfig
 from .gradnorm.config import GradNormConfig
@@ -21,7 +23,7 @@ from .multidds.config import MultiDdsConfig
 if TYPE_CHECKING:  # settings are read without torch
     from ..flow import Observation, Request, TaskBatch, TaskGram
 
-Name = Literal["joint", "cats", "gradnorm", "gramian", "multidds", "chi_ibr"]
+Name = Literal["joint", "cats", "gradnorm", "gramian", "multidds", "chi_ibr", "affinity", "ftac"]
 NEED_GRADIENTS = ("cats", "gradnorm", "gramian", "multidds")
 """Methods that see the gradients of single tasks."""
 
@@ -32,12 +34,16 @@ class MethodConfig(Section):
     name: Name = "joint"
     """``joint``: one model for all directions, the loss is the plain mean over target tokens. ``cats``: curvature-aware
     task scaling. ``gradnorm``: gradient norms that follow training rates. ``gramian``: any weighting of torchjd.
-    ``multidds``: sampling by agreement with dev gradients. ``chi_ibr``: sampling by the chi-square worst case."""
+    ``multidds``: sampling by agreement with dev gradients. ``chi_ibr``: sampling by the chi-square worst case.
+    ``affinity``: ``joint`` with steps of single directions in between, which measure how training one changes the loss of the
+    others. ``ftac``: one cluster of directions with helpers that fade."""
     cats: CatsConfig = CatsConfig()
     gradnorm: GradNormConfig = GradNormConfig()
     gramian: GramianConfig = GramianConfig()
     multidds: MultiDdsConfig = MultiDdsConfig()
     chi_ibr: ChiIbrConfig = ChiIbrConfig()
+    affinity: AffinityConfig = AffinityConfig()
+    ftac: FtacConfig = FtacConfig()
 
 
 def label(config: MethodConfig) -> str:
@@ -59,12 +65,16 @@ class Facts:
         shares: [tasks] p, how often each is sampled as the settings have it.
         tasks_per_batch: K, tasks of a step.
         seed: ``train.seed``.
+        sizes: [tasks] training sentences.
+        max_steps: ``train.max_steps``.
     """
 
     names: tuple[str, ...]
     shares: tuple[float, ...]
     tasks_per_batch: int
     seed: int
+    sizes: tuple[int, ...] = ()
+    max_steps: int = 0
 
 
 class Method(Protocol):
@@ -90,7 +100,12 @@ class Method(Protocol):
 
     def shares(self) -> list[float] | None:
         """[tasks] sampling probabilities to use from the next step on (any positive multiple), once after they changed;
-        else None."""
+        else None. Asked before the first step too."""
+        return None
+
+    def measured(self, step: int, last: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What it measured so far, as metadata (``kind`` and what that kind has of its own) and tensors of a probe file
+        (``probes``), where one is due after ``step`` updates; ``last`` when the training ends here."""
         return None
 
     def log(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from .affinity import affinity_numbers
 from .plots_curvature import class_in, ordered
 from .plots_gradients import group_spreads
 from .probes import Probe
@@ -16,8 +17,12 @@ def probe_numbers(run: RunData, probe: Probe) -> dict[str, Any]:
     """What the figures of a probe show: its facts, the directions in the figures' order, and the values in that order.
 
     Of gradients the spread by group and pair of classes and [N][N] cosine and magnitude over all parameters, to six
-    digits; the matrices of the groups are in the probe file.
+    digits; the matrices of the groups are in the probe file. Of affinity what ``affinity.affinity_numbers`` says.
     """
+    if probe.kind == "affinity":
+        return affinity_numbers(probe, run.groups)
+    if probe.kind == "vectors":  # hundreds of numbers a language, which no figure shows
+        return {"step": probe.step, **probe.facts}
     order = ordered(run, probe)
     tasks = [probe.tasks[i] for i in order]
     known = {"step": probe.step, **probe.facts, "tasks": tasks, "classes": [class_in(run, probe, task) for task in tasks]}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .canvas import WIDTH, legend_below, panels
+from .maps import bare, draw_cells, draw_scale, readable, short
 from .plots_curvature import PAIR_STYLES, class_in, ordered
 from .probes import PAIRS, Probe, Spread, spreads
 from .read import CLASSES, RunData
@@ -26,9 +27,6 @@ GROUPS = ("E.SA", "E.FC", "E.LN", "D.SA", "D.EA", "D.FC", "D.LN", "embeddings")
 
 _VALUES_UP_TO = 12
 """Directions up to which the cells of the N x N map hold their values."""
-
-_SHAPES_UP_TO, _PIXELS = 400, 8
-"""Cells up to which a map is drawn as shapes; pixels along a cell's side beyond."""
 
 Table = dict[str, dict[str, Spread]]
 
@@ -112,7 +110,7 @@ def direction_map(run: RunData) -> Figure | None:
     side = min(WIDTH, max(4.6, 2.2 + 0.34 * number))
     figure, (axes,) = panels(1, height=side * 0.93, width=side)
     limit = max(0.05, float(np.nanquantile(np.abs(matrix), 0.99)))
-    image = _cells(axes, matrix, COSINES, (-limit, limit))
+    image = draw_cells(axes, matrix, COSINES, (-limit, limit))
     axes.set_aspect("equal")
     size = 8.0 if number <= 20 else max(4.2, min(7.0, 400.0 / number))
     axes.set_xticks(range(number), tasks, rotation=90, fontsize=size)
@@ -121,10 +119,10 @@ def direction_map(run: RunData) -> Figure | None:
     if number <= _VALUES_UP_TO:
         for (i, j), value in np.ndenumerate(matrix):
             if np.isfinite(value):
-                axes.text(j, i, _short(value), ha="center", va="center", fontsize=7, color=_readable(image, value))
+                axes.text(j, i, short(value), ha="center", va="center", fontsize=7, color=readable(image, value))
     _borders(axes, run, probe, tasks)
-    _bare(axes)
-    _scale(figure, axes, image, limit=limit, fraction=0.04, shrink=0.6)
+    bare(axes)
+    draw_scale(figure, axes, image, limit=limit, fraction=0.04, shrink=0.6)
     return figure
 
 
@@ -132,21 +130,21 @@ def _map(figure: Figure, axes: Axes, table: Table, colors: str, span: tuple[floa
     """One map with its values in the cells."""
     pairs = [pair for pair in PAIRS if any(pair in cells for cells in table.values())]
     matrix = np.array([[cells[pair].mean if pair in cells else np.nan for cells in table.values()] for pair in pairs])
-    image = _cells(axes, matrix, colors, span)
+    image = draw_cells(axes, matrix, colors, span)
     small = 7.0 if len(table) <= 9 else 6.2
     for x, cells in enumerate(table.values()):
         for y, pair in enumerate(pairs):
             if pair in cells:
                 spread = cells[pair]
-                text = _short(spread.mean) + (f" \N{PLUS-MINUS SIGN}{spread.deviation:.2f}" if spread.pairs > 1 else "")
-                axes.text(x, y, text, ha="center", va="center", fontsize=small, color=_readable(image, spread.mean))
+                text = short(spread.mean) + (f" \N{PLUS-MINUS SIGN}{spread.deviation:.2f}" if spread.pairs > 1 else "")
+                axes.text(x, y, text, ha="center", va="center", fontsize=small, color=readable(image, spread.mean))
     counts = {pair: max(cells[pair].pairs for cells in table.values() if pair in cells) for pair in pairs}
     axes.set_yticks(range(len(pairs)), [f"{pair} ({counts[pair]:,})" for pair in pairs])
     axes.set_xticks(range(len(table)), list(table))
     axes.tick_params(length=0)
     axes.set_title(title)
-    _bare(axes)
-    _scale(figure, axes, image, limit=span[1], fraction=0.025)
+    bare(axes)
+    draw_scale(figure, axes, image, limit=span[1], fraction=0.025)
 
 
 def _borders(axes: Axes, run: RunData, probe: Probe, tasks: Sequence[str]) -> None:
@@ -161,49 +159,3 @@ def _borders(axes: Axes, run: RunData, probe: Probe, tasks: Sequence[str]) -> No
             axes.axhline(high, color="#111111", linewidth=1.1)
             axes.axvline(high, color="#111111", linewidth=1.1)
         axes.text((low + high) / 2, -0.75, name or "unknown", ha="center", va="bottom", color=INK, fontsize=8.5)
-
-
-def _cells(axes: Axes, matrix: np.ndarray, name: str, span: tuple[float, float]) -> Any:
-    """The cells of a map, first row on top, cell (i, j) centred on x = j, y = i; what was not measured is grey. Few cells
-    are shapes, many an embedded picture in which a cell has several pixels, so that no viewer blurs it into the next."""
-    import matplotlib
-
-    rows, columns = matrix.shape
-    colors = matplotlib.colormaps[name].with_extremes(bad=("#9a9a9a", 0.45))
-    if matrix.size <= _SHAPES_UP_TO:
-        edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
-        cells: Any = axes.pcolormesh(*edges, np.ma.masked_invalid(matrix), cmap=colors, vmin=span[0], vmax=span[1])
-        cells.set_edgecolor("face")
-        cells.set_linewidth(0.3)
-        axes.set_ylim(rows - 0.5, -0.5)
-        return cells
-    fine = np.repeat(np.repeat(matrix, _PIXELS, axis=0), _PIXELS, axis=1)
-    place = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    return axes.imshow(fine, cmap=colors, vmin=span[0], vmax=span[1], interpolation="none", extent=place, aspect="auto")
-
-
-def _readable(image: Any, value: float) -> str:
-    """Black or white, whichever can be read on the cell's colour."""
-    red, green, blue, _ = image.cmap(image.norm(value))
-    return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
-
-
-def _short(value: float) -> str:
-    """Two digits, and no minus before zero."""
-    return f"{round(float(value), 2) + 0.0:.2f}"
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _scale(figure: Figure, axes: Axes, image: Any, *, limit: float, **place: float) -> None:
-    """The colour scale beside a map, in few steps: it is drawn as shapes."""
-    low = image.norm.vmin
-    bar = figure.colorbar(image, ax=axes, pad=0.015, **place, values=list(np.linspace(low, limit, 33)))
-    bar.set_ticks([low, 0.0, limit] if low < 0 else [low, limit])
-    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in bar.get_ticks()], fontsize=7.5)
-    bar.outline.set_visible(False)
-    bar.solids.set_edgecolor("face")  # else thin gaps between the shapes show

@@ -29,7 +29,7 @@ MOST_SCALARS = 6
 _NAMED = 12
 """Up to this many directions are named at the ends of their lines."""
 
-_SAMPLING = ("multidds", "chi_ibr")
+_SAMPLING = ("multidds", "chi_ibr", "ftac")
 """Methods that decide how often a direction is seen."""
 
 
@@ -76,6 +76,9 @@ def _weights(axes: Axes, run: RunData, weights: dict[str, Points]) -> None:
         style = dict(linewidth=1.2, alpha=0.85) if few else dict(linewidth=0.6, alpha=0.4)
         name = classes[task]
         line(axes, curve, points_each(len(weights)), color=class_color(name), linestyle=class_style(name), **style)
+        if few:
+            drawn = nested_series(run.observed, "drawn", task)
+            line(axes, drawn, points_each(len(weights)), color=class_color(name), linestyle=":", linewidth=1.0, alpha=0.7)
     for name in CLASSES:
         mine = [curve for task, curve in weights.items() if classes[task] == name]
         label = f"{name}, mean of {len(mine)}" if len(mine) > 1 else name

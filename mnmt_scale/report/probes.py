@@ -1,7 +1,7 @@
 """Probe files of a run as plain arrays, and what the figures want to know of them.
 
-RUN/probes/{gradients,curvature}-step-NNNNNN.safetensors: ``train.probe`` and ``mnmt probe`` write them. A file that is
-damaged, of another version, or no probe at all is said to be missing and otherwise left alone.
+RUN/probes/{gradients,curvature,affinity,vectors}-step-NNNNNN.safetensors: trainings and ``mnmt probe`` write them. A file
+that is damaged, of another version, or no probe at all is said to be missing and otherwise left alone.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ class Probe:
     """One probe file.
 
     Attributes:
-        kind: ``gradients`` or ``curvature``.
+        kind: a key of ``mnmt_scale.probes.TENSORS``.
         step: updates that the weights had had.
         tasks: [N] names of the directions, in the order of the arrays.
         classes: name -> high, medium or low, as the probe knew them.
         facts: everything else that the file says (split, sentences, groups, tokens, product ...).
         arrays: ``gradients``: gram, cosine, magnitude [groups, N, N] fp64; ``curvature``: largest, smallest, top, trace,
-            trace_error, residual [N] fp64. A value that could not be measured is NaN.
+            trace_error, residual [N] fp64; of the other kinds as ``mnmt_scale.probes`` says. A value that could not be
+            measured is NaN.
     """
 
     kind: str
@@ -47,7 +48,7 @@ class Probe:
 
     @property
     def groups(self) -> list[str]:
-        """[groups] names of the groups of parameters; empty for curvature."""
+        """[groups] names of the groups of parameters; empty where a probe has none."""
         return [str(group) for group in self.facts.get("groups", [])]
 
 
@@ -94,6 +95,8 @@ def summarised(probe: Probe) -> dict[str, Any]:
         keys = ("top", "largest", "smallest", "trace")
         table = {task: {key: float(probe.arrays[key][i]) for key in keys} for i, task in enumerate(probe.tasks)}
         return row | {"directions": table}
+    if probe.kind != "gradients":  # no lines of metrics.jsonl are like it
+        return row
     kinds = [probe.classes.get(task) for task in probe.tasks]
     groups = {}
     for g, group in enumerate(probe.groups):
@@ -117,8 +120,14 @@ def read_file(file: Path) -> Probe:
     known = ("kind", "version", "step", "tasks", "classes")
     classes = {str(task): str(name) for task, name in opened.about["classes"].items()}
     facts = {key: value for key, value in opened.about.items() if key not in known}
+    if not all(_is_span(window) for window in facts.get("windows", ())):
+        raise ValueError("its windows are no first and last steps")
     arrays = {name: opened.tensors[name].numpy() for name in TENSORS[opened.kind]}
     return Probe(opened.kind, opened.about["step"], tuple(map(str, opened.about["tasks"])), classes, facts, arrays)
+
+
+def _is_span(window: Any) -> bool:
+    return isinstance(window, list) and len(window) == 2 and all(type(step) is int for step in window)
 
 
 def spreads(matrix: np.ndarray, kinds: Sequence[str | None]) -> dict[str, Spread]:

@@ -1,7 +1,7 @@
 """A run directory as plain data: settings, environment, metrics, evaluations, and what of them is missing.
 
-Reads RUN/{config.toml, environment.json, metrics.jsonl, eval/*.json, probes/*.safetensors} and nothing else; a run that
-has only begun, or was killed while it wrote, gives what is there, and ``RunData.missing`` says what is not.
+Reads RUN/{config.toml, environment.json, metrics.jsonl, groups.json, eval/*.json, probes/*.safetensors} and nothing else; a
+run that has only begun, or was killed while it wrote, gives what is there, and ``RunData.missing`` says what is not.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import MnmtError
 from ..evaluation import resources
 from ..evaluation.config import EvaluationConfig
+from ..groups import GroupsFile, read_groups
 from .probes import Probe, read_probes
 
 Rows = list[dict[str, Any]]
@@ -39,6 +41,7 @@ class RunData:
         method: what the table or legend calls the training method; ``observed``: its lines of metrics.jsonl.
         gradients, curvature: probes over the training, from metrics.jsonl or, where it has none, from the probe files.
         probes: kind -> the newest probe file of it.
+        groups: which directions train together: what was decided from this run, or what it is a cluster of.
         missing: what a whole report would show and this run does not have, in sentences.
     """
 
@@ -61,6 +64,7 @@ class RunData:
     gradients: Rows = field(default_factory=list)
     curvature: Rows = field(default_factory=list)
     probes: dict[str, Probe] = field(default_factory=dict)
+    groups: GroupsFile | None = None
     missing: list[str] = field(default_factory=list)
 
 
@@ -97,6 +101,7 @@ def read_run(path: Path) -> RunData:
     run.observed = _by_step(lines, "method")
     run.method = method_label(config, run.observed)
     run.probes, measured = read_probes(path / "probes", run.missing)
+    run.groups = groups_in(path, run.missing)
     run.gradients = _by_step(lines, "gradients") or measured["gradients"]
     run.curvature = _by_step(lines, "curvature") or measured["curvature"]
     planned = [task for task in run.plan.get("tasks", []) if isinstance(task, dict) and "name" in task]
@@ -110,6 +115,17 @@ def read_run(path: Path) -> RunData:
             run.evaluations[file.stem] = content
     _say_what_is_missing(run)
     return run
+
+
+def groups_in(path: Path, missing: list[str]) -> GroupsFile | None:
+    """The groups file of a directory; one that cannot be used goes to ``missing``, in a sentence."""
+    if not (path / "groups.json").is_file():
+        return None
+    try:
+        return read_groups(path / "groups.json")
+    except MnmtError as error:
+        missing.append(f"groups.json: {error.what}; left out.")
+        return None
 
 
 def series(rows: Rows, key: str) -> Points:

@@ -28,6 +28,7 @@ _MEANING = {
     "cats": ": lambda_c and alpha' G alpha (Eq. 3 and 4 of its paper), the squared norm of the weighted gradient",
     "multidds": "; the weights are shares of the sampling",
     "chi_ibr": "; the weights are shares of the sampling",
+    "ftac": "; the weights are shares of the sampling (FTAC paper, Eq. 14 and 15), dotted what was drawn of the epoch so far",
 }
 
 

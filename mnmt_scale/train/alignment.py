@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.order import mix, name_key, stretch
-from ..data.packing import FRAME, assemble
-from ..data.stream import deal
+from ..data.draw import draw_batches
 from ..errors import MnmtError
 from ..flow import TaskBatch
 from ..model.attention import uses_buckets
@@ -28,10 +24,6 @@ from ..tasks import Task
 if TYPE_CHECKING:
     from ..engine.task_grads import TaskGradients
     from .learner import Learner
-
-_WINDOW = 1024
-_STREAM = {"train": 0x7261, "dev": 0x6465}
-"""So that neither split is read in an order that has anything to do with the other's, or with the training stream's."""
 
 
 def measure_alignment(learner: Learner, task_gradients: TaskGradients) -> tuple[float, ...]:
@@ -119,84 +111,6 @@ def alignment(
         rewards.append(math.nan if task in bad or not math.isfinite(norm) else cosine)
         del gradient
     return rewards
-
-
-def draw_batches(
-    store: Any,
-    task: Task,
-    split: str,
-    *,
-    seed: int,
-    step: int,
-    max_tokens: int,
-    batch_tokens: int,
-    rank: int = 0,
-    size: int = 1,
-    micros: int = 1,
-    max_waste: float | None = 0.15,
-) -> list[TaskBatch]:
-    """This rank's micro-batches of one draw from a task's split: different sentences at random, the same ones whatever the
-    number of ranks and micro-batches, a function of (seed, step, task, split) alone.
-
-    Args:
-        max_tokens: longest side, tag and end included; longer sentences are passed over, in dev text too.
-        batch_tokens: of the whole draw, tokens of the longer side, tag and end included; the draw ends before the sentence
-            that would exceed it, holds one sentence at least, and is the whole split where that is smaller.
-        micros: micro-batches per rank, some without sentences where there are few.
-        max_waste: of the padded layout; None leaves it out.
-
-    Returns:
-        ``micros`` batches with K = 1 and N of the whole draw; none where no sentence is short enough.
-    """
-    corpus = store.pair(task.pair, split)
-    sides = [corpus.side(language) for language in (task.source, task.target)]
-    rows, starts, lengths = _drawn(sides, len(corpus), mix(seed, step, _STREAM[split]), task, max_tokens - FRAME, batch_tokens)
-    if not len(rows):
-        return []
-    predicted = int((lengths[1] + 1).sum())
-    parts = deal(lengths[0] + lengths[1], size * micros)
-    batches = []
-    for micro in range(micros):
-        members = parts[micro * size + rank]
-        batches.append(
-            assemble(
-                [[np.asarray(side.tokens)] for side in sides],
-                [s[members] for s in starts],
-                [n[members] for n in lengths],
-                [0, len(members)],
-                (task,),
-                store.tokenizer,
-                step=step,
-                micro=micro,
-                rows=rows[members],
-                step_tokens=(predicted,),
-                max_waste=max_waste,
-            )
-        )
-    return batches
-
-
-def _drawn(
-    sides: list[Any], count: int, key: int, task: Task, limit: int, budget: int
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Rows, and per side starts and lengths of their texts, in the order drawn."""
-    offsets = [np.asarray(side.offsets) for side in sides]
-    found: list[NDArray[np.int64]] = []
-    spent = 0
-    for first in range(0, count, _WINDOW):
-        rows = stretch(key, name_key(task.name), first, min(_WINDOW, count - first), count)
-        table = np.stack([rows, *(o.take(rows + i).astype(np.int64) for o in offsets for i in (0, 1))])
-        longer = np.maximum(table[2] - table[1], table[4] - table[3])
-        table, longer = table[:, longer <= limit], longer[longer <= limit]
-        costs = spent + np.cumsum(longer + FRAME)
-        fitting = int(costs.searchsorted(budget, side="right"))
-        if fitting < len(costs):
-            found.append(table[:, : max(fitting, 0 if spent else 1)])
-            break
-        found.append(table)
-        spent = int(costs[-1]) if len(costs) else spent
-    table = np.concatenate(found, axis=1) if found else np.zeros((5, 0), dtype=np.int64)
-    return table[0], [table[1], table[3]], [table[2] - table[1], table[4] - table[3]]
 
 
 def _token_mean(batches: Sequence[TaskBatch]) -> tuple[float, ...]:

@@ -70,6 +70,8 @@ class RunConfig(Section):
             remedy = "set engine.task_gradients.route to 'auto', not 'off'"
             if self.method.name in NEED_GRADIENTS:
                 raise ValueError(f"method '{self.method.name}' needs the gradients of single tasks: {remedy}")
+            if self.method.name == "affinity" and self.method.affinity.estimate_every:
+                raise ValueError(f"method.affinity.estimate_every needs the gradients of single tasks: {remedy}")
             if self.probe.gradients_every or self.probe.curvature_every:
                 raise ValueError(f"probes need the gradients of single tasks: {remedy}")
         current = self.method.name == "gramian" and self.method.gramian.weights == "current"

@@ -74,8 +74,16 @@ class Learner:
             rank=world.rank,
             size=world.size,
             bucketed=uses_buckets(config.model, world.device, engine.dtype),
+            single_every=config.method.affinity.every_steps if config.method.name == "affinity" else 0,
         )
         return cls(config, tasks, store, engine, stream, world)
+
+    @property
+    def served(self) -> list[Task]:
+        """The directions that the model is for: those of ``method.ftac.tasks`` where that is the method, else all."""
+        method = self.config.method
+        only = method.ftac.tasks if method.name == "ftac" else None
+        return [task for task in self.tasks if only is None or task.name in only]
 
     @cached_property
     def task_gradients(self) -> TaskGradients:

@@ -19,9 +19,10 @@ from ..methods.spec import Method, label, state_name
 from ..runlog import RunLog
 from .interruption import Interruption
 from .learner import Learner
+from .lookahead import hold
 from .meter import Meter, json_float
 from .observe import log_method, observe
-from .probe import probe_training
+from .probe import probe_training, write_measured
 from .profile import ProfileWindow
 
 REQUEUE_EXIT_CODE = 75
@@ -62,6 +63,8 @@ def fit(
         profiler.finish()
         interrupted.restore()
     progress.stopped = progress.stopped or "steps"
+    if progress.stopped != "signal":
+        write_measured(learner, method.measured(learner.step, last=True), log, run, tokens=progress.tokens)
     return progress
 
 
@@ -85,6 +88,7 @@ def _steps(
         request = method.wants(learner.step)
         flag = _TIME_UP * (time.monotonic() > deadline) + _SIGNALLED * interrupted.now
         try:
+            held = hold(learner, request.lookahead, batches) if request and request.lookahead else None
             weigh = partial(method.weigh, batch=batches[0])
             report, flags, gram = learner.update(batches, scales, flag, gram=request.gram if request else "", weigh=weigh)
         except MnmtError as error:
@@ -98,7 +102,7 @@ def _steps(
             log.record("event", step=report.step, text="update skipped: loss or gradient not finite")
             log.say(f"step {report.step}: loss or gradient not finite, update skipped")
         if request:
-            observed |= observe(learner, method, request, report, gram, log)
+            observed |= observe(learner, method, request, report, gram, log, held)
         progress.tokens += 0 if report.skipped else sum(report.tokens)
         meter.add(report)
         progress.stopped = _reason(flags)
@@ -110,7 +114,7 @@ def _steps(
             observed = False
         began, saved = time.perf_counter(), False
         if progress.stopped != "signal":
-            _probe(learner, log, run, progress)
+            _probe(learner, method, log, run, progress)
         # a signal leaves seconds, not minutes: then the state is saved and nothing else is done
         if progress.stopped != "signal" and (last or learner.step % config.train.validate_steps == 0):
             saved = _validate(learner, method, run, log, progress, last=last)
@@ -119,12 +123,14 @@ def _steps(
         meter.leave_out(time.perf_counter() - began)
 
 
-def _probe(learner: Learner, log: RunLog, run: Path, progress: Progress) -> None:
+def _probe(learner: Learner, method: Method, log: RunLog, run: Path, progress: Progress) -> None:
     """The probes that are due after this step. Collective."""
     settings = learner.config.probe
     for kind, every in (("gradients", settings.gradients_every), ("curvature", settings.curvature_every)):
         if every and learner.step % every == 0:
             probe_training(learner, learner.task_gradients, kind, log, run, tokens=progress.tokens)
+    if learner.step < learner.config.train.max_steps:  # then ``fit`` writes it
+        write_measured(learner, method.measured(learner.step, last=False), log, run, tokens=progress.tokens)
 
 
 def save(
@@ -165,6 +171,12 @@ def restore(state: dict[str, Any], learner: Learner, method: Method) -> Progress
     return Progress(best=best, worse=kept["worse"], tokens=kept["tokens"])
 
 
+def go_on(state: dict[str, Any], learner: Learner) -> Progress:
+    """Put what another training's checkpoint says of the data back, and nothing that its method or its validations know."""
+    learner.load_state(state["learner"])
+    return Progress(tokens=state["progress"]["tokens"])
+
+
 def _restore_method(saved: dict[str, Any], learner: Learner, method: Method) -> None:
     """E405 naming both where the checkpoint is of another method."""
     then, now = saved.get("name", "joint"), state_name(learner.config.method)
@@ -178,13 +190,14 @@ def _restore_method(saved: dict[str, Any], learner: Learner, method: Method) -> 
 
 
 def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress: Progress, *, last: bool) -> bool:
-    """Dev loss per task (token mean); saves when it is the best so far, or training ends here. True if it saved."""
+    """Dev loss (token mean) of the directions that the model is for; saves when it is the best so far, or training ends here.
+    True if it saved."""
     config = learner.config
     rows: dict[str, dict[str, float | None]] = {}
     total = 0.0
     start = time.perf_counter()
     learner.engine.evaluate_begin()
-    for task in learner.tasks:
+    for task in learner.served:
         if learner.store.has(task.pair, "dev"):
             nll, tokens = learner.validation_nll(task, config.train.validate_sentences)
             total += nll
@@ -201,7 +214,7 @@ def _validate(learner: Learner, method: Method, run: Path, log: RunLog, progress
     seconds = time.perf_counter() - start
     log.record("valid", step=learner.step, loss=json_float(loss), best=best, tasks=rows, seconds=seconds)
     mark = "best so far" if best else f"best {progress.best:.4f}"
-    log.say(f"step {learner.step}: dev nll {loss:.4f} ({mark}) over {len(rows)} of {len(learner.tasks)} directions")
+    log.say(f"step {learner.step}: dev nll {loss:.4f} ({mark}) over {len(rows)} of {len(learner.served)} directions")
     if config.train.patience and progress.worse >= config.train.patience:
         progress.stopped = progress.stopped or "patience"
     due = learner.step % config.engine.checkpoint.every_steps == 0

@@ -1,4 +1,5 @@
-"""One probe of a model in training: what it measures, what it writes. The loop makes one every n steps."""
+"""One probe of a model in training: what it measures, what it writes. The loop makes one every n steps, and writes what a
+method measured by itself."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..engine.commit import on_first_rank
@@ -30,7 +32,7 @@ from ..tasks import Task
 from .learner import Learner
 from .meter import json_float
 
-Kind = Literal["gradients", "curvature"]
+Kind = Literal["gradients", "curvature", "vectors"]
 CURVATURE = ("top", "largest", "smallest", "trace")
 """What is said of each direction's curvature, besides the file."""
 
@@ -43,7 +45,8 @@ class ProbeResult:
         path: of the file.
         about: its metadata.
         summary: ``groups`` {group: {cosine, magnitude: {pair of classes: mean}}} or ``directions`` {name: numbers of
-            ``CURVATURE``, None where one is not finite}, as the metrics have it.
+            ``CURVATURE``, None where one is not finite}, as the metrics have it; of vectors ``languages`` {code: norm, nearest,
+            cosine} (rank 0).
         rank: of this process.
     """
 
@@ -75,6 +78,34 @@ def probe_training(
     return ProbeResult(path, about, summary, learner.world.rank)
 
 
+def write_measured(
+    learner: Learner, found: tuple[dict[str, Any], dict[str, Tensor]] | None, log: RunLog, run: Path, *, tokens: int
+) -> None:
+    """What a method measured in training into RUN/probes, where only the newest file of its kind is kept. Collective.
+
+    Args:
+        found: ``Method.measured``; None where nothing is due.
+        tokens: target tokens trained so far.
+
+    Raises:
+        MnmtError: E401 when the file cannot be written.
+    """
+    if found is None:
+        return
+    own, tensors = found
+    about = own | about_of(learner, learner.tasks) | {"run": learner.config.name, "tokens": tokens}
+    path = probe_path(run, own["kind"], learner.step)
+
+    def replace_older() -> None:
+        write_probe(path, about, tensors)
+        for old in path.parent.glob(f"{own['kind']}-step-*.safetensors"):
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    on_first_rank(replace_older, path)
+    log.say(f"step {learner.step}: {own['kind']} so far in {path.name}")
+
+
 def check_probes(learner: Learner) -> None:
     """Refuses before the first step what the probes of a training would be refused for at their own first step. Collective.
 
@@ -94,20 +125,14 @@ def measure(
     learner: Learner, task_gradients: TaskGradients, kind: Kind, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """Metadata, tensors and summary of one probe. Collective."""
+    if kind == "vectors":
+        return language_vectors(learner)
     config, store, engine = learner.config, learner.store, learner.engine
     tasks = chosen(learner.tasks, config.probe, lambda task: store.has(task.pair, config.probe.split))
-    sizes = store.sizes()
-    classes = [class_of(task.name, sizes[task.pair], config.evaluation) for task in tasks]
     bucketed = uses_buckets(config.model, engine.device, engine.dtype)
-    about: dict[str, Any] = {
-        "kind": kind,
-        "step": learner.step,
-        "split": config.probe.split,
-        "sentences": config.probe.sentences,
-        "tasks": [task.name for task in tasks],
-        "classes": dict(zip([task.name for task in tasks], classes, strict=True)),
-        "directions": shape_of(tasks, config.data.pivot),
-    }
+    about = about_of(learner, tasks)
+    classes = list(about["classes"].values())
+    about |= {"kind": kind, "split": config.probe.split, "sentences": config.probe.sentences}
     with untouched(engine):
         samples = [
             take(store, task, config.probe, learner.world, max_tokens=config.data.max_tokens, bucketed=bucketed)
@@ -128,6 +153,38 @@ def measure(
     }
     rows = {t.name: {key: json_float(float(tensors[key][i])) for key in CURVATURE} for i, t in enumerate(tasks)}
     return about, tensors, {"directions": rows}
+
+
+def language_vectors(learner: Learner) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Metadata, tensors and summary of the embeddings of the languages' tags, of all languages of the training (source:
+    Tan et al. 2019, who cluster languages by them). Collective; tensors and summary on rank 0 alone, {} elsewhere."""
+    languages, tokenizer = learner.tasks.languages, learner.store.tokenizer
+    about = {"kind": "vectors", **about_of(learner, learner.tasks), "languages": languages}
+    weights = learner.engine.weights()
+    if not weights:
+        return about, {}, {}
+    rows = torch.tensor([tokenizer.tag_id(language) for language in languages])
+    vectors = weights["shared.weight"][rows].double()
+    return about, {"vectors": vectors}, {"languages": _neighbours(languages, vectors)}
+
+
+def _neighbours(languages: Sequence[str], vectors: Tensor) -> dict[str, Any]:
+    """Per language the norm of its vector, and which language is nearest by cosine."""
+    directions = torch.nn.functional.normalize(vectors, dim=1)
+    best, nearest = (directions @ directions.T).fill_diagonal_(-torch.inf).max(dim=1)
+    found = zip(languages, vectors.norm(dim=1).tolist(), nearest.tolist(), best.tolist(), strict=True)
+    return {code: {"norm": norm, "nearest": languages[i], "cosine": cosine} for code, norm, i, cosine in found}
+
+
+def about_of(learner: Learner, tasks: Sequence[Task]) -> dict[str, Any]:
+    """What the metadata of every kind of probe say of the training: step, tasks, classes and directions."""
+    config, sizes = learner.config, learner.store.sizes()
+    return {
+        "step": learner.step,
+        "tasks": [task.name for task in tasks],
+        "classes": {task.name: class_of(task.name, sizes[task.pair], config.evaluation) for task in tasks},
+        "directions": shape_of(tasks, config.data.pivot),
+    }
 
 
 def shape_of(tasks: Sequence[Task], pivot: str) -> str:

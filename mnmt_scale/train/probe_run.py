@@ -61,7 +61,8 @@ def probe(
         if found is not None:
             learner.step, tokens = int(found.name.removeprefix("step-")), _tokens(found)
             _put_weights(learner, source, found.name)
-        said(f"{kind} at step {learner.step}, {config.probe.sentences} sentences of {config.probe.split} per direction")
+        per_direction = f", {config.probe.sentences} sentences of {config.probe.split} per direction"
+        said(f"{kind} at step {learner.step}{'' if kind == 'vectors' else per_direction}")
         about, tensors, summary = measure(learner, learner.task_gradients, kind, said)
         about |= {"run": config.name, "tokens": tokens}
         run = source if is_run else Path("runs") / config.name

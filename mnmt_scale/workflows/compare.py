@@ -1,33 +1,27 @@
-"""A comparison of methods: every settings file trained with every seed, one after another, then one table.
+"""A comparison of methods: every settings file trained with every seed, then one table.
 
-Each training and each evaluation is a process of its own (``mnmt train``, ``mnmt evaluate``). What is finished is not done
-again, so an interrupted comparison goes on where it was, and several processes may work on one: each run is held by a lock,
-and one that is held is left to its holder.
+Each training and each evaluation is a stage of ``compare.smk``, run by Snakemake. What is finished is not done again, so an
+interrupted comparison goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.store import SPLITS, TokenStore
 from ..errors import MnmtError, nearest
-from ..runlog import RunLock, write_atomically
+from ..runlog import TRAINING_MARK, RunLock
 from ..settings import user_path
-from .plan import MARK, Job, choose_baseline, command, is_evaluated, is_trained, make_plan, read_entries
+from .follow import SNAKEMAKE, Say
+from .plan import Entry, Job, choose_baseline, command, is_evaluated, is_trained, make_plan, read_entries
 from .results import collect
+from .snake import Resources, hold, run_snakemake
 from .tables import write_tables
 
-INTERRUPTED = 75
-"""Exit code of a training that was told to stop and has saved."""
-
 State = Literal["finished", "to evaluate", "to train"]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,8 @@ class Options:
         split: what is translated.
         limit: the first lines of each test set only.
         overrides: ``section.key=value`` for all trainings.
-        stop: end at the first training that fails.
+        stop: begin nothing new once a training has failed.
+        resources: of this machine or of Slurm.
     """
 
     seeds: Sequence[int] = (1, 2, 3)
@@ -49,15 +44,15 @@ class Options:
     limit: int | None = None
     overrides: Sequence[str] = ()
     stop: bool = False
+    resources: Resources = field(default_factory=Resources)
 
 
 @dataclass
 class Outcome:
-    """What became of the jobs: names of those done now, found finished, held by another process, and failed with why."""
+    """What became of the jobs: names of those done now, found finished, and failed with where to read why."""
 
     done: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
-    busy: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -90,12 +85,19 @@ def run_comparison(configs: Sequence[Path], out: Path, options: Options, say: Sa
     TokenStore.open(user_path(baseline.config.data.store))
     if options.split not in SPLITS[1:]:
         raise MnmtError("E105", f"no test lines in split {options.split!r}", remedy=nearest(options.split, SPLITS[1:]))
-    outcome = Outcome()
-    for number, (job, _) in enumerate(planned, 1):
-        _run(job, f"[{number}/{len(planned)}] {job.name}", options, out, outcome, say)
-        if outcome.interrupted or (options.stop and outcome.failed):
-            break
-    table = collect([job for job, _ in planned], baseline, options.split, options.limit)
+    lock = hold(out)
+    try:
+        return _run([job for job, _ in planned], baseline, options, out, lock, say)
+    finally:
+        lock.release()
+
+
+def _run(jobs: Sequence[Job], baseline: Entry, options: Options, out: Path, lock: RunLock, say: Say) -> dict[str, Any]:
+    states = {job.name: state_of(job, options) for job in jobs}
+    outcome = Outcome(finished=[name for name, state in states.items() if state == "finished"])
+    if len(outcome.finished) < len(jobs):
+        _work(jobs, states, options, out, lock, outcome, say)
+    table = collect(jobs, baseline, options.split, options.limit)
     if table is not None:
         write_tables(table, out)
     if outcome.failed:
@@ -113,84 +115,57 @@ def state_of(job: Job, options: Options) -> State:
     return "finished" if is_evaluated(job, options.split, options.limit) else "to evaluate"
 
 
-def _run(job: Job, title: str, options: Options, out: Path, outcome: Outcome, say: Say) -> None:
-    try:
-        lock = RunLock(out / "locks" / f"{job.run.parent.name}.{job.run.name}")
-    except MnmtError as error:
-        if error.code != "E402":
-            raise
-        say(f"{title}: left to {error.what.removeprefix('run directory in use by ')}")
-        outcome.busy.append(job.name)
-        return
-    try:
-        state = state_of(job, options)  # again: another process may have finished it since
-        if state == "finished":
-            say(f"{title}: finished before")
-            outcome.finished.append(job.name)
-            return
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        if state == "to train":
-            say(f"{title}: training, log in {job.log}")
-            if not _train(job, options, outcome, say):
-                return
-        say(f"{title}: evaluation")
-        program = [sys.executable, "-m", "mnmt_scale", "evaluate", str(job.run), "--split", options.split]
-        program += [] if options.limit is None else ["--limit", str(options.limit)]
-        if _call(program, job.log) != 0 or not is_evaluated(job, options.split, options.limit):
-            _fail(job, outcome, say)
-            return
-        outcome.done.append(job.name)
-    finally:
-        lock.release()
+def _work(
+    jobs: Sequence[Job], states: dict[str, State], options: Options, out: Path, lock: RunLock, outcome: Outcome, say: Say
+) -> None:
+    """Does what is not finished, and sorts what became of it into ``outcome``."""
+    todo = [job for job in jobs if states[job.name] != "finished"]
+    resources = options.resources
+    result = run_snakemake(
+        "compare.smk",
+        out,
+        {"jobs": [_stages(job, states[job.name], options, out) for job in todo], **resources.config()},
+        cores=resources.cores,
+        gpus=resources.gpus,
+        keep_going=not options.stop,
+        # an evaluation that is there is one of other lines or another decoding
+        options=[*resources.options, "--forcerun", *(f"evaluate_{number}" for number in range(len(todo)))],
+        say=say,
+        lock=lock,
+    )
+    outcome.interrupted = result.interrupted
+    for job in todo:
+        stages = _names(job).values()
+        if any(name in result.failed for name in stages):
+            outcome.failed[job.name] = str(job.log)
+        elif state_of(job, options) == "finished":
+            outcome.done.append(job.name)
+        elif all(name in result.logs for name in stages) and not result.interrupted:
+            say(f"{job.name}: failed: that is not the evaluation that was asked for")
+            outcome.failed[job.name] = str(job.log)
+    if SNAKEMAKE in result.failed:
+        outcome.failed[f"{SNAKEMAKE} ({result.failed[SNAKEMAKE]})"] = result.logs[SNAKEMAKE]
 
 
-def _train(job: Job, options: Options, outcome: Outcome, say: Say) -> bool:
-    """True when the training came to its end."""
-    code = _call(command(job, options.overrides), job.log)
-    if code == INTERRUPTED:
-        say(f"{job.name}: stopped by a signal and saved; the same command goes on")
-        outcome.interrupted = True
-        return False
-    end = last_object(job.log) if code == 0 else None
-    if end is None:
-        _fail(job, outcome, say)
-        return False
-    write_atomically(job.run / MARK, json.dumps(end) + "\n")
-    return True
+def _names(job: Job) -> dict[str, str]:
+    """The stages of a job."""
+    stem = f"{job.run.parent.name}.{job.run.name}"
+    return {"train": f"{stem}.train", "evaluate": f"{stem}.evaluate"}
 
 
-def _fail(job: Job, outcome: Outcome, say: Say) -> None:
-    outcome.failed[job.name] = str(job.log)
-    say(f"{job.name}: failed: {last_complaint(job.log)}")
-
-
-def _call(program: Sequence[str], log: Path) -> int:
-    """Runs a program with all its output appended to ``log``; it does not outlive this process."""
-    with open(log, "a", encoding="utf-8") as file:
-        child = subprocess.Popen(list(program), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            return child.wait()
-        except BaseException:  # an interrupt of ours is one of the child's: it saves and ends
-            child.terminate()
-            child.wait()
-            raise
-
-
-def last_object(log: Path) -> dict[str, Any] | None:
-    """The last line of a log that is a JSON object with the end of a training in it."""
-    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
-        if line.startswith("{"):
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict) and "stopped" in found:
-                return found
-    return None
-
-
-def last_complaint(log: Path) -> str:
-    """The last line of a log that names an error, else its last line."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    named = [line for line in lines if "MNMT-E" in line]
-    return (named or lines or ["no output"])[-1]
+def _stages(job: Job, state: State, options: Options, out: Path) -> dict[str, Any]:
+    """What ``compare.smk`` is told of a job: its stages with their words, and the files that say that they are done."""
+    evaluate = ["evaluate", str(job.run), "--split", options.split]
+    evaluate += [] if options.limit is None else ["--limit", str(options.limit)]
+    marks = {"train": job.run / TRAINING_MARK, "evaluate": job.run / "eval" / f"{options.split}.json"}
+    words = {"train": command(job, options.overrides), "evaluate": evaluate}
+    return {
+        verb: {
+            "name": name,
+            "words": words[verb],
+            "mark": str(marks[verb].relative_to(out)),
+            "log": str(job.log.relative_to(out)),
+        }
+        for verb, name in _names(job).items()
+        if verb == "evaluate" or state == "to train"
+    }

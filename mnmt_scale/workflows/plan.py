@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,8 @@ from .. import settings
 from ..engine.manifest import newest_unchecked
 from ..errors import MnmtError, nearest
 from ..methods.spec import label
+from ..runlog import TRAINING_MARK
 from ..train.config import RunConfig
-
-MARK = "training.json"
-"""In a run directory: how its training ended, as ``mnmt train --json`` says it."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,9 @@ def make_plan(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list
 
 
 def command(job: Job, overrides: Sequence[str]) -> list[str]:
-    """The training of a job as a command line."""
+    """The training of a job, as words after ``mnmt``."""
     sets = [word for text in (*overrides, f"train.seed={job.seed}") for word in ("--set", text)]
-    program = [sys.executable, "-m", "mnmt_scale"]
-    return [*program, "train", str(job.entry.path), *sets, "--run-dir", str(job.run), "--resume", "auto", "--json"]
+    return ["train", str(job.entry.path), *sets, "--run-dir", str(job.run), "--resume", "auto", "--json"]
 
 
 def is_trained(job: Job) -> bool:
@@ -114,7 +110,7 @@ def is_trained(job: Job) -> bool:
         MnmtError: E603 when the run that lies there has other settings.
     """
     check_same_settings(job)
-    mark = read_json(job.run / MARK)
+    mark = read_json(job.run / TRAINING_MARK)
     if mark is not None and mark.get("stopped") in ("steps", "patience", "minutes"):
         return True
     newest = newest_unchecked(job.run / "checkpoints")

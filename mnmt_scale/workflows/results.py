@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import MnmtError
-from ..evaluation.bootstrap import resampled_bleu, sentence_test
-from ..evaluation.config import EvaluationConfig
-from ..evaluation.evaluate import read_lines
+from ..evaluation.paired import Key, Scores, add_scores, direction_scores, paired_test
 from ..evaluation.resources import CLASSES
-from ..evaluation.score import bleu_counts
-from ..tasks import parse_direction
+from ..evaluation.statistics import mean_interval, paired_difference
+from ..runlog import training_cost
 from .plan import Entry, Job, is_evaluated, is_trained, read_json
-from .statistics import mean_interval, paired_difference
 
 METRICS = ("bleu", "chrf", "nll")
 GROUPS = ("all", *CLASSES)
-Key = tuple[str, int]
-"""Name of an entry, and a seed."""
 
 
 def collect(jobs: Sequence[Job], baseline: Entry, split: str, limit: int | None) -> dict[str, Any] | None:
@@ -87,7 +78,7 @@ def _row(
         name: mean_interval([results[entry.name, seed]["directions"][name]["bleu"] for seed in seeds]).mean
         for name in results[entry.name, seeds[0]]["directions"]
     }
-    cost = [_cost(finished[entry.name, seed].run) for seed in seeds]
+    cost = [training_cost(finished[entry.name, seed].run) for seed in seeds]
     return {
         "name": entry.name,
         "label": entry.label,
@@ -127,53 +118,18 @@ def _sentence_tests(
 ) -> dict[str, dict[str, Any]]:
     """Name -> group -> the bootstrap over sentences of its mean BLEU against the baseline's, over the seeds of both."""
     config = baseline.config.evaluation
-    sums: dict[tuple[Key, str], list[Any]] = {}  # per run and group: BLEU summed over directions, and on the resamples
-    counts = {group: sum(c == group for c in classes.values()) for group in CLASSES}
-    counts["all"] = sum(counts[group] for group in CLASSES)
+    sums: dict[str, Scores] = {}  # by group, over its directions
     trained = [name for name, group in sorted(classes.items()) if group in CLASSES]
+    folders = {key: job.run / "eval" for key, job in finished.items()}
     for number, direction in enumerate(trained):
-        whole, resampled = resampled_bleu(
-            _counts(finished, direction, split, config), config.bootstrap_samples, [config.bootstrap_seed, number]
-        )
-        for key in finished:
-            for group in ("all", classes[direction]):
-                total = sums.setdefault((key, group), [0.0, np.zeros(config.bootstrap_samples)])
-                total[0] += whole[key]
-                total[1] += resampled[key]
+        scores = direction_scores(folders, split, direction, config, number)
+        for group in ("all", classes[direction]):
+            add_scores(sums.setdefault(group, {}), scores)
     out: dict[str, dict[str, Any]] = {}
     for name in {name for name, _ in finished} - {baseline.name}:
-        shared = [seed for entry, seed in finished if entry == name and (baseline.name, seed) in finished]
-        for group in GROUPS:
-            if shared and counts[group]:
-                scale = counts[group] * len(shared)
-                pairs = [(sums[(name, seed), group], sums[(baseline.name, seed), group]) for seed in shared]
-                difference = sum(own[0] - base[0] for own, base in pairs) / scale
-                resampled_difference = sum(own[1] - base[1] for own, base in pairs) / scale
-                test = sentence_test(difference, resampled_difference)
-                out.setdefault(name, {})[group] = {**asdict(test), "seeds": shared}
+        for group, total in sums.items():
+            count = sum(group in ("all", classes[direction]) for direction in trained)
+            test = paired_test(total, name, baseline.name, count)
+            if test is not None:
+                out.setdefault(name, {})[group] = test
     return out
-
-
-def _counts(finished: dict[Key, Job], direction: str, split: str, config: EvaluationConfig) -> dict[Key, Any]:
-    references: list[str] | None = None
-    out = {}
-    for key, job in finished.items():
-        stem = job.run / "eval" / f"{split}.{direction}"
-        hypotheses, lines = (read_lines(Path(f"{stem}.{kind}")) for kind in ("hyp", "ref"))
-        if references is not None and lines != references:
-            raise MnmtError("E603", f"the runs were evaluated on different lines of {direction}", where=f"{stem}.ref")
-        references = lines
-        out[key] = bleu_counts(hypotheses, references, parse_direction(direction)[1], config)
-    return out
-
-
-def _cost(run: Path) -> tuple[int | None, float | None]:
-    """Target tokens trained on, and seconds of training steps (validation and checkpoints left out), by the run's metrics."""
-    try:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return None, None
-    rows = [line for line in lines if line.get("kind") == "train"]
-    if not rows:
-        return None, None
-    return int(rows[-1]["tokens"]), round(sum(row["seconds"] for row in rows), 1)

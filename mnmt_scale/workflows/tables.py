@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..report.grid import average, difference, grid, mean
 from ..runlog import write_atomically
 
 
@@ -32,11 +33,11 @@ def _scores(table: dict[str, Any], metric: str, title: str, *, cost: bool = Fals
     rows = [[title, *(_group(table, g) for g in table["groups"])]]
     rows[0] += ["seeds", "M tokens", "minutes"] if cost else []
     for row in table["rows"]:
-        cells = [_mean(row["groups"].get(g, {}).get(metric)) for g in table["groups"]]
+        cells = [mean(row["groups"].get(g, {}).get(metric)) for g in table["groups"]]
         if cost:
-            cells += [str(len(row["seeds"])), _average(row["target_tokens"], 1e6, 2), _average(row["training_seconds"], 60, 1)]
+            cells += [str(len(row["seeds"])), average(row["target_tokens"], 1e6, 2), average(row["training_seconds"], 60, 1)]
         rows.append([_name(table, row), *cells])
-    return _grid(rows)
+    return grid(rows)
 
 
 def _differences(table: dict[str, Any], kind: str, key: str, over: str) -> str:
@@ -44,15 +45,15 @@ def _differences(table: dict[str, Any], kind: str, key: str, over: str) -> str:
     for row in table["rows"]:
         if row["name"] != table["baseline"]:
             cells = [row["groups"].get(g, {}).get("bleu", {}).get(kind) for g in table["groups"]]
-            rows.append([row["name"], *(_difference(cell, key) for cell in cells)])
-    return _grid(rows)
+            rows.append([row["name"], *(difference(cell, key) for cell in cells)])
+    return grid(rows)
 
 
 def _directions(table: dict[str, Any]) -> str:
     names = sorted(table["classes"], key=lambda n: (_place(table["classes"][n]), n))
     header = ["BLEU by direction", *(f"{n} ({table['classes'][n]})" for n in names)]
     rows = [[row["name"], *(f"{row['directions'][n]:.1f}" for n in names)] for row in table["rows"]]
-    return _grid([header, *rows])
+    return grid([header, *rows])
 
 
 def _notes(table: dict[str, Any]) -> str:
@@ -93,25 +94,6 @@ def as_csv(table: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def _mean(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return "-"
-    return f"{cell['mean']:.2f}" if cell["low"] is None else f"{cell['mean']:.2f} +- {cell['high'] - cell['mean']:.2f}"
-
-
-def _difference(cell: dict[str, Any] | None, key: str) -> str:
-    if cell is None:
-        return "-"
-    if cell["low"] is None:
-        return f"{cell[key]:+.2f}"
-    return f"{cell[key]:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}] p {cell['p']:.3f}"
-
-
-def _average(values: list[float | None], unit: float, digits: int) -> str:
-    known = [v for v in values if v is not None]
-    return f"{sum(known) / len(known) / unit:.{digits}f}" if known else "-"
-
-
 def _name(table: dict[str, Any], row: dict[str, Any]) -> str:
     return row["name"] + (" (baseline)" if row["name"] == table["baseline"] else "")
 
@@ -127,10 +109,3 @@ def _group(table: dict[str, Any], group: str) -> str:
 
 def _place(group: str) -> int:
     return ("low", "medium", "high", "zero-shot").index(group)
-
-
-def _grid(rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)

@@ -11,9 +11,10 @@ import torch
 from mnmt_scale.data.packing import pack_batch
 from mnmt_scale.errors import MnmtError
 from mnmt_scale.evaluation.config import EvaluationConfig
-from mnmt_scale.evaluation.evaluate import Evaluation, Options, chosen_tasks, profile_text
+from mnmt_scale.evaluation.evaluate import Evaluation, chosen_tasks
 from mnmt_scale.evaluation.likelihood import negative_log_likelihood
 from mnmt_scale.evaluation.resources import averages, resource_class
+from mnmt_scale.evaluation.scope import Options, profile_text
 from mnmt_scale.evaluation.testsets import find_test_set
 from mnmt_scale.flow import IGNORE
 from tests.support.memory_store import MemoryPair, make_side, make_store

@@ -16,7 +16,8 @@ from mnmt_scale.cli.main import main
 from mnmt_scale.data.store import TokenStore
 from mnmt_scale.data.stream import evaluation_batches
 from mnmt_scale.errors import MnmtError
-from mnmt_scale.evaluation.evaluate import Options, evaluate_run
+from mnmt_scale.evaluation.evaluate import evaluate_run
+from mnmt_scale.evaluation.scope import Options
 from mnmt_scale.runs import open_run
 from tests.support.small_run import prepared_run
 

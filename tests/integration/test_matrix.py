@@ -29,6 +29,9 @@ ROWS = [
     ("gramian", 3, "fp32", ["method.gramian.weights=lagged", "model.norm_affine=false"]),
     ("multidds", 3, "fp32", ["method.multidds.every_steps=3"]),
     ("chi_ibr", 2, "bf16", ["method.chi_ibr.every_steps=3", "method.chi_ibr.warmup_steps=3", "sampling.within=equal"]),
+    ("ftac", 2, "bf16", ['method.ftac.tasks=["de-en"]', "method.ftac.epoch_sentences=20", "sampling.tasks_per_batch=2"]),
+    ("affinity", 3, "bf16", ["method.affinity.estimate_every=2", "batch.accumulation=2", "engine.ema_decay=0.9"]),
+    ("affinity", 2, "fp32", ["method.affinity.affected=1", "method.affinity.change=ratio", "sampling.tasks_per_batch=2"]),
     ("joint", 3, "fp32", ["probe.gradients_every=8", "probe.curvature_every=8", "probe.sentences=4", "probe.lanczos_steps=4"]),
 ]
 

@@ -24,11 +24,13 @@ def fake_run(path: Path, count: int = 6, *, name: str = "fake", steps: int = 100
         count: directions; sizes fall from a million to a few hundred.
         gain: added to every BLEU and taken from every loss, to tell runs apart.
         more: ``without``: names of what is left out (plan, train, valid, eval, environment); ``settings``: tables that go
-            over the settings; ``against``: another run's path for a paired comparison.
+            over the settings; ``against``: another run's path for a paired comparison; ``tasks``: instead of
+            ``directions(count)``.
     """
     without = more.get("without", ())
     path.mkdir(parents=True)
-    tasks = directions(count)
+    tasks = list(more.get("tasks") or directions(count))
+    count = len(tasks)
     sizes = {task: int(10 ** (6.2 - 4 * i / max(count - 1, 1))) for i, task in enumerate(tasks)}
     weights = {task: size**0.2 for task, size in sizes.items()}
     shares = {task: weight / sum(weights.values()) for task, weight in weights.items()}

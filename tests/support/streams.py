@@ -20,8 +20,9 @@ LIMIT = 18
 def make_stream(store=STORE, tasks=TASKS, *, rank=0, size=1, seed=5, max_tokens=LIMIT, bucketed=True, **options):
     batch = {k: options.pop(k) for k in ("batch_tokens", "accumulation", "prefetch") if k in options}
     batch = BatchConfig(**{"batch_tokens": 400, "prefetch": False, **batch})
+    more = {"single_every": options.pop("single_every", 0), "bucketed": bucketed}
     sampling = SamplingConfig(**options)
-    return BatchStream(store, tasks, sampling, batch, max_tokens=max_tokens, seed=seed, rank=rank, size=size, bucketed=bucketed)
+    return BatchStream(store, tasks, sampling, batch, max_tokens=max_tokens, seed=seed, rank=rank, size=size, **more)
 
 
 def sentences(batch):

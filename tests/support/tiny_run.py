@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -46,9 +48,10 @@ def make_store(directory: Path) -> Path:
     return config
 
 
-def mnmt(arguments: list[str]) -> None:
-    """The command line in this process, as ``python -m mnmt_scale`` would run it."""
+def mnmt(arguments: list[str], output: str = os.devnull) -> None:
+    """The command line in this process, as ``python -m mnmt_scale`` would run it; its standard output into a file."""
     from mnmt_scale.cli.main import main
 
     sys.argv = ["mnmt", *arguments]
-    main()
+    with open(output, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        main()

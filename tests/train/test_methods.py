@@ -18,6 +18,7 @@ METHODS = {
     "gramian": ["method.gramian.weighting=MGDA"],  # UPGrad weighs tasks without conflicts alike
     "lagged": ["method.gramian.weighting=MGDA", "method.gramian.weights=lagged", "method.gramian.every=2"],
     "multidds": ["method.multidds.every_steps=3"],
+    "ftac": ['method.ftac.tasks=["af-en"]', "method.ftac.epoch_sentences=15"],
     "chi_ibr": ["method.chi_ibr.every_steps=2", "method.chi_ibr.warmup_steps=1"],
 }
 
@@ -119,12 +120,20 @@ def test_probes_that_cannot_work_are_refused_before_the_first_step(toy, tmp_path
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_fresh_training_forgets_how_the_last_one_ended(toy, tmp_path):
+def test_a_training_that_came_to_its_end_says_so_and_one_that_goes_on_does_not(toy, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    train(load(toy, "train.max_steps=2"), run)
-    (run / "training.json").write_text('{"stopped": "steps"}')
-    train(load(toy, "train.max_steps=2"), run, "never")
-    assert not (run / "training.json").exists()
+    result = train(load(toy, "train.max_steps=2"), run)
+    assert json.loads((run / "training.json").read_text()) == {
+        "run": str(run), "steps": 2, "target_tokens": result.tokens, "best_nll": result.best_nll, "stopped": "steps"
+    }  # fmt: skip
+    monkeypatch.setenv("MNMT_TESTING", "1")
+    monkeypatch.setenv("MNMT_FAULT", "train.loss:step=3:NAN")
+    longer = load(toy, "train.max_steps=6")
+    for resume in ("auto", "never"):  # one that goes on, or begins anew, has no end until it comes to one
+        (run / "training.json").write_text('{"stopped": "steps"}')
+        with pytest.raises(MnmtError, match="E501"):
+            train(longer, run, resume)
+        assert not (run / "training.json").exists(), resume
 
 
 NAN = {"MNMT_TESTING": "1", "MNMT_FAULT": "train.loss:step=4:NAN"}

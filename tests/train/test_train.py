@@ -119,6 +119,7 @@ def test_patience_stops_and_saves(toy, tmp_path):
     )
     result = train(config, tmp_path / "run")
     assert result.stopped == "patience"
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["stopped"] == "patience"
     assert result.steps < 50
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == f"step-{result.steps:06d}"
 
@@ -177,6 +178,7 @@ def test_signal_saves_and_asks_to_be_started_again(toy, tmp_path, finished):
     fault = {"MNMT_TESTING": "1", "MNMT_FAULT": "train.before_step:step=5:SIGTERM"}
     stopped = mnmt("train", toy / "toy.toml", "--run-dir", run, **fault)
     assert stopped.returncode == REQUEUE_EXIT_CODE, stopped.stderr
+    assert not (run / "training.json").exists()
     assert (run / "checkpoints" / "latest").read_text().strip() == "step-000006"
     done = mnmt("train", toy / "toy.toml", "--run-dir", run, "--resume", "required")
     assert done.returncode == 0, done.stderr

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +14,12 @@ from typer.testing import CliRunner
 
 from mnmt_scale.cli.workflow import app
 from mnmt_scale.errors import MnmtError
+from mnmt_scale.evaluation.statistics import mean_interval
 from mnmt_scale.runlog import RunLock
 from mnmt_scale.workflows import compare as compare_module
 from mnmt_scale.workflows.compare import Options, plan_comparison, run_comparison
 from mnmt_scale.workflows.plan import command, make_plan, read_entries
-from mnmt_scale.workflows.statistics import mean_interval
+from mnmt_scale.workflows.snake import Resources
 from tests.support.compared_runs import CLASSES, REFERENCES, Processes
 from tests.support.toy import make_toy
 
@@ -44,7 +43,7 @@ def files(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def processes(monkeypatch) -> Processes:
     found = Processes()
-    monkeypatch.setattr(compare_module, "_call", found)
+    monkeypatch.setattr(compare_module, "run_snakemake", found.run_snakemake)
     monkeypatch.setattr(compare_module.TokenStore, "open", lambda path: None)
     return found
 
@@ -54,7 +53,7 @@ def test_the_plan_goes_seed_by_seed_and_names_runs_by_file(files, tmp_path):
     assert [job.name for job in jobs] == ["t1 seed 3", "t5 seed 3", "t1 seed 1", "t5 seed 1"]
     assert jobs[0].run == tmp_path / "out" / "t1" / "seed-3"
     words = command(jobs[1], ["train.max_steps=9"])
-    assert words[3:] == ["train", str(files[1]), "--set", "train.max_steps=9", "--set", "train.seed=3",
+    assert words == ["train", str(files[1]), "--set", "train.max_steps=9", "--set", "train.seed=3",
                          "--run-dir", str(jobs[1].run), "--resume", "auto", "--json"]  # fmt: skip
 
 
@@ -220,32 +219,23 @@ def test_a_signalled_training_ends_the_comparison_which_then_goes_on(files, tmp_
     assert [row["name"] for row in result["table"]["rows"]] == ["t1"]
 
 
-def test_an_interrupt_is_the_training_s_too(tmp_path, monkeypatch):
-    children = []
-
-    class Interrupted(subprocess.Popen):
-        def wait(self, timeout=None):
-            if self not in children:
-                children.append(self)
-                raise KeyboardInterrupt
-            return super().wait(timeout)
-
-    monkeypatch.setattr(compare_module.subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        compare_module._call([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
-    assert children[0].returncode == -signal.SIGTERM
-
-
-def test_a_run_that_another_process_holds_is_left_to_it(files, tmp_path, processes):
-    out, said = tmp_path / "out", []
-    lock = RunLock(out / "locks" / "t1.seed-1")
+def test_two_comparisons_in_one_directory_are_refused(files, tmp_path, processes):
+    lock = RunLock(tmp_path / "out")
     try:
-        result = run_comparison(files, out, Options(seeds=(1,)), said.append)
+        with pytest.raises(MnmtError, match=rf"E402: workflow directory in use by process {os.getpid()} on .*--out"):
+            run_comparison(files, tmp_path / "out", Options(seeds=(1,)), quiet)
     finally:
         lock.release()
-    assert processes.calls == [("train", "t5 seed-1"), ("evaluate", "t5 seed-1")]
-    assert result["outcome"]["busy"] == ["t1 seed 1"]
-    assert any("t1 seed 1: left to process" in line for line in said)
+    assert processes.calls == []
+    assert len(run_comparison(files, tmp_path / "out", Options(seeds=(1,)), quiet)["outcome"]["done"]) == 2
+
+
+def test_only_evaluations_that_are_asked_for_are_forced(files, tmp_path, processes):
+    run_comparison(files[:1], tmp_path / "out", Options(seeds=(1,)), quiet)
+    options = Options(seeds=(1, 2), resources=Resources(options=("--quiet",)))
+    run_comparison(files, tmp_path / "out", options, quiet)
+    # three jobs are left; the finished one is none of Snakemake's
+    assert processes.options == ["--quiet", "--forcerun", "evaluate_0", "evaluate_1", "evaluate_2"]
 
 
 def test_a_run_of_other_settings_is_no_part_of_the_comparison(files, tmp_path, processes):

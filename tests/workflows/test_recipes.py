@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mnmt_scale import settings
+from mnmt_scale.cli.workflow import app
 from mnmt_scale.data.synthetic import SyntheticConfig
 from mnmt_scale.data.synthetic.world import construct
 from mnmt_scale.evaluation.resources import check_classes, class_of
 from mnmt_scale.tasks import directions_of
 from mnmt_scale.train.config import RunConfig
+from mnmt_scale.workflows.config import read_workflow
+from mnmt_scale.workflows.ftac_plan import tasks_of
 from mnmt_scale.workflows.plan import choose_baseline, read_entries
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-RECIPES = sorted([*CONFIGS.glob("*.toml"), *(CONFIGS / "cats").glob("*.toml"), *(CONFIGS / "compare").glob("*.toml")])
+RECIPES = sorted(
+    path for pattern in ("*.toml", "cats/*.toml", "compare/*.toml", "ftac/*-universal.toml") for path in CONFIGS.glob(pattern)
+)
+WORKFLOWS = ("synthetic", "ted2020-o2m", "ted2020-m2o", "ted2020-m2m", "opus100")
 
 
 def load(name: str) -> RunConfig:
@@ -135,3 +143,73 @@ def test_the_constructed_languages_are_15_to_1_in_all_three_classes():
     found = [class_of(f"en-{code}", size, config.evaluation) for code, size in sizes.items()]
     assert (len(found), found.count("low"), found.count("medium"), found.count("high")) == (8, 3, 2, 3)
     assert config.data.corpora[0].path == "synthetic/imbalanced"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "directions", "layers", "gpus", "systems"),
+    [
+        ("ted2020-o2m", 28, 4, 2, ["bilingual", "multilingual", "lec", "htac", "ftac"]),
+        ("ted2020-m2o", 28, 4, 2, ["bilingual", "multilingual", "lec", "htac", "ftac", "rand", "temp", "fix"]),
+        ("ted2020-m2m", 90, 6, 4, ["multilingual", "ftac"]),
+    ],
+)
+def test_the_settings_of_the_ftac_paper(recipe, directions, layers, gpus, systems):
+    workflow = read_workflow(CONFIGS / "ftac" / f"{recipe}.toml")
+    tasks = tasks_of(workflow)
+    assert len(tasks) == directions
+    assert workflow.config.systems == systems
+    assert workflow.config.resources.gpus == gpus
+    assert (workflow.config.clustering.statistic, workflow.config.clustering.max_clusters) == ("sum", None)
+    assert (workflow.config.tests is not None) == (recipe == "ted2020-m2o")
+    for kind, config in workflow.trainings.items():
+        held, tokenizer, model = config.data.hold_out, config.data.tokenizer, config.model
+        assert (held.dev_sentences, held.test_sentences, held.by) == (4000, 4000, "pair")
+        assert (tokenizer.vocabulary_size, tokenizer.model) == (32_000, "bpe")
+        assert (config.sampling.temperature, config.batch.batch_tokens, config.engine.optimizer.name) == (5.0, 16_384, "adam")
+        assert (model.encoder_layers, model.decoder_layers, model.d_model, model.d_ffn) == (layers, layers, 512, 1024)
+        assert (config.method.ftac.decay, config.method.ftac.auxiliary) == (0.5, "fade")
+        assert config.method.name == ("affinity" if kind == "universal" else "ftac")
+    affinity = workflow.trainings["universal"].method.affinity
+    assert (affinity.every_steps, affinity.split, affinity.change) == (2, "train", "absolute")
+    # as in the paper, but where its random pairs would leave cells unmeasured
+    assert affinity.affected == (10 if directions == 90 else 1)
+    languages = {code for task in tasks for code in task.split("-")} - {"en"}
+    assert languages >= {"es", "fr", "ar", "ko", "ru", "tr", "it", "ja", "he", "pt"}
+    assert len(languages) == (10 if directions == 90 else 28)
+
+
+@pytest.mark.parametrize("recipe", WORKFLOWS)
+def test_every_workflow_is_listed_with_an_estimate_before_anything_starts(recipe, tmp_path, monkeypatch):
+    arguments = ["ftac", str(CONFIGS / "ftac" / f"{recipe}.toml"), "--dry-run", "--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert list(tmp_path.iterdir()) == []
+    config = read_workflow(CONFIGS / "ftac" / f"{recipe}.toml").config
+    assert list(dict.fromkeys(row["system"] for row in found["trainings"])) == sorted(
+        config.systems, key=lambda system: (system != "multilingual", config.systems.index(system))
+    )
+    known = [row for row in found["trainings"] if row["serves"]]
+    assert all(row["hours"][0] == row["hours"][1] > 0 for row in known)
+    open_ended = [row for row in found["trainings"] if not row["serves"]]
+    assert {row["system"] for row in open_ended} == set(config.systems) - {"bilingual", "multilingual"}
+    limit = config.clustering.max_clusters
+    for row in open_ended:
+        assert row["number"] == [1, limit if limit and row["system"] != "lec" else len(found["tasks"])]
+    for key in ("number", "hours"):
+        assert found[key] == pytest.approx([sum(row[key][end] for row in found["trainings"]) for end in (0, 1)])
+    text = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    assert text.splitlines()[1].startswith("multilingual seed 1 cluster 0")
+    assert "all that is not finished" in text
+
+
+def test_the_synthetic_workflow_is_small_and_covers_what_the_table_needs():
+    workflow = read_workflow(CONFIGS / "ftac" / "synthetic.toml")
+    world = construct(settings.load(SyntheticConfig, CONFIGS / "ftac" / "synthetic-languages.toml"))
+    assert sorted(map(len, world.truth.families.values())) == [1, 2, 3]
+    assert workflow.config.families == f"{workflow.config.constructed.out}/truth.json"
+    config = workflow.trainings["universal"]
+    assert config.data.corpora[0].path == workflow.config.constructed.out
+    assert tasks_of(workflow) == sorted(f"en-{code}" for code in world.truth.sizes)
+    found = {class_of(f"en-{code}", size, config.evaluation) for code, size in world.truth.sizes.items()}
+    assert found == {"low", "medium", "high"}
+    assert workflow.config.clustering.max_clusters == len(world.truth.families)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mnmt_scale.workflows.statistics import mean_interval, paired_difference
+from mnmt_scale.evaluation.statistics import mean_interval, paired_difference
 
 
 def test_mean_interval_by_hand():
