@@ -131,6 +131,11 @@ def _check(path: Path, about: dict[str, Any], tensors: dict[str, Tensor], kind: 
         raise _not_a_probe(path, f"it lacks {', '.join([*missing, *wrong])}")
     if not all(isinstance(name, str) for key in ("tasks", "groups", "languages") for name in about.get(key, ())):
         raise _not_a_probe(path, "its names are no text")
+    twice = [key for key in ("tasks", "groups", "languages") if len(set(about.get(key, ()))) < len(about.get(key, ()))]
+    if twice:
+        raise _not_a_probe(path, f"one of its {twice[0]} is there twice")
+    if not all(isinstance(w, list) and len(w) == 2 and all(type(n) is int for n in w) for w in about.get("windows", ())):
+        raise _not_a_probe(path, "its windows are not [first step, last step]")
     wanted = _shape(about)
     unlike = [n for n in TENSORS[found] if tensors[n].dtype != torch.float64 or not _fits(tuple(tensors[n].shape), wanted)]
     if unlike or set(about["classes"]) != set(about["tasks"]):

@@ -120,7 +120,8 @@ def _agreement(result: dict[str, Any]) -> list[str]:
     if found["effect"] is not None:
         e = found["effect"]
         lines.append(
-            f"affinity within families {e['within']:.4g}, across {e['across']:.4g}: effect size {e['size']:.2f}, "
+            f"affinity within families {e['within']:.4g}, across {e['across']:.4g}: effect size "
+            f"{'-' if e['size'] is None else format(e['size'], '.2f')}, "
             f"p = {e['p']:.2g} ({e['permutations']} permutations of the families)"
         )
     return lines

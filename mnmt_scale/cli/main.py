@@ -22,7 +22,7 @@ VERBS = {
     "train": ("train", "train", "One training; under a launcher, one rank of it."),
     "probe": ("probe", "app", "Measure gradients, curvature, affinity or language vectors; writes a probe file."),
     "cluster": ("cluster", "cluster", "From a probe file to a groups file: which directions train together."),
-    "workflow": ("workflow", "app", "A chain of trainings: compare methods over seeds."),
+    "workflow": ("workflow", "app", "Chains of trainings: compare methods over seeds, or the systems of the FTAC paper."),
     "translate": ("translate", "translate", "Translate standard input line by line."),
     "evaluate": ("evaluate", "evaluate", "BLEU, chrF++ and NLL per direction and resource class."),
     "export": ("export", "export", "Write a run as Hugging Face, CTranslate2 or safetensors directory."),

@@ -121,6 +121,12 @@ class StepPlanner:
         self._use(normalised(p, "the method's shares"))
         self._override = self.shares.tolist()
 
+    def covered(self) -> list[str]:
+        """Names of the tasks of which a step of that task alone holds every sentence."""
+        tokens = self._sampling.unit == "tokens"
+        all_of = {pair: c.kept * (c.mean_cost if tokens else 1.0) for pair, c in self.counts.items()}
+        return [task.name for task in self._tasks if all_of[task.pair] <= self.budget]
+
     def place(self) -> Place:
         """Where the next step begins."""
         positions = tuple(reader.position for reader in self.readers)

@@ -108,6 +108,10 @@ class BatchStream:
         self._rewind()
         self._planner.set_shares(p)
 
+    def covered(self) -> list[str]:
+        """Names of the tasks of which a step of that task alone holds every sentence."""
+        return self._planner.covered()
+
     def describe(self) -> dict[str, Any]:
         """What is sampled how, for the log."""
         return {

@@ -77,10 +77,10 @@ class Affinity:
         return {kind: mask for kind, mask in masks.items() if mask.any()}
 
 
-def affinity_of(probe: Probe, groups: GroupsFile | None) -> Affinity:
-    """The probe's table, by cluster where the groups are of its directions."""
+def affinity_of(probe: Probe, groups: GroupsFile | None, *, by_cluster: bool = True) -> Affinity:
+    """The probe's table as the groups were decided from it, by cluster where they are of its directions and it is wanted."""
     grouping = groups.grouping if groups is not None and set(groups.grouping.tasks) == set(probe.tasks) else None
-    tasks, clusters, helpers = _order(probe.tasks, grouping)
+    tasks, clusters, helpers = _order(probe.tasks, grouping if by_cluster else None)
     order = [probe.tasks.index(task) for task in tasks]
     since = _since(groups) if grouping is not None else 0
     spans = [tuple(map(int, window)) for window in probe.facts["windows"]]

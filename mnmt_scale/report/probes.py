@@ -120,14 +120,8 @@ def read_file(file: Path) -> Probe:
     known = ("kind", "version", "step", "tasks", "classes")
     classes = {str(task): str(name) for task, name in opened.about["classes"].items()}
     facts = {key: value for key, value in opened.about.items() if key not in known}
-    if not all(_is_span(window) for window in facts.get("windows", ())):
-        raise ValueError("its windows are no first and last steps")
     arrays = {name: opened.tensors[name].numpy() for name in TENSORS[opened.kind]}
     return Probe(opened.kind, opened.about["step"], tuple(map(str, opened.about["tasks"])), classes, facts, arrays)
-
-
-def _is_span(window: Any) -> bool:
-    return isinstance(window, list) and len(window) == 2 and all(type(step) is int for step in window)
 
 
 def spreads(matrix: np.ndarray, kinds: Sequence[str | None]) -> dict[str, Spread]:

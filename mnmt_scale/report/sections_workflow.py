@@ -137,7 +137,8 @@ def seed_agreement(workflow: WorkflowData) -> list[Table]:
     tables = {}
     for seed, run in workflow.universal.items():
         if "affinity" in run.probes:
-            found = affinity_of(run.probes["affinity"], None)  # by language: the same order for all
+            groups = workflow.groups.get((SUBJECT, seed))
+            found = affinity_of(run.probes["affinity"], groups, by_cluster=False)  # by language: the same order for all
             tables[seed] = found.tasks, np.where(np.eye(len(found.tasks), dtype=bool), np.nan, found.mean)
     rows = []
     for a, b in combinations(sorted({seed for _, seed in workflow.groups} | set(tables)), 2):

@@ -62,7 +62,7 @@ def collect_systems(out: Path, workflow: Mapping[str, Any]) -> dict[str, Any] | 
         ``systems``: a row each with means by resource class, their intervals over seeds, differences, clusters and cost;
         ``directions``: a row each, largest corpus first, with ``bleu`` and ``chrf`` by system and the ``deltas``;
         ``average``: the same for the mean over directions. ``second``: such a table for every other corpus' test sets that
-        the bundles were evaluated on, by its name.
+        the bundles were evaluated on, by its name; those of which there is none are ``left_out``, with the reason.
 
     Raises:
         MnmtError: E603 when bundles were evaluated on other lines or directions, or decoded otherwise, than the first.
@@ -75,13 +75,21 @@ def collect_systems(out: Path, workflow: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     found = _table(bundles, split, results)
     stems = {p.stem for path in bundles.values() for p in (path / "eval").glob(f"*.{split}.json")}
-    others = {stem: _results(bundles, stem) for stem in sorted(stems)}
+    second: dict[str, Any] = {}
+    left_out: list[str] = []
+    for stem in sorted(stems):
+        name, other = stem.removesuffix(f".{split}"), _results(bundles, stem)
+        try:
+            second |= {name: _table(bundles, stem, other)} if other else {}
+        except MnmtError as error:
+            left_out.append(f"No table of the test sets of {name}: {error.what} ({error.where}).")
     return {
         "version": 1,
         "kind": "systems",
         "name": workflow.get("name"),
         **found,
-        "second": {stem.removesuffix(f".{split}"): _table(bundles, stem, other) for stem, other in others.items() if other},
+        "second": second,
+        "left_out": left_out,
     }
 
 

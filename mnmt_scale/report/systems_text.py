@@ -19,7 +19,7 @@ def systems_markdown(table: Table) -> str:
     parts = [_directions(table), _means(table), _notes(table)]
     for name, other in table["second"].items():
         parts += [f"Test sets of {name}:", _directions(other), _means(other), _notes(other)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *table["left_out"]]) + "\n"
 
 
 def systems_csv(table: Table) -> str:

@@ -78,6 +78,8 @@ def read_workflow(path: Path) -> WorkflowData:
     else:
         if found.table is None:
             found.missing.append("No system is evaluated yet.")
+        else:
+            found.missing += found.table["left_out"]
     systems = in_order(about.get("systems") or ())
     for seed in map(int, about.get("seeds") or ()):
         for system in systems:

@@ -102,8 +102,9 @@ def check_lookahead(learner: Learner) -> None:
     """Refuses before the first step what affinity probing could not measure later. Collective.
 
     Raises:
-        MnmtError: E104 for a direction without sentences of ``method.affinity.split``, more affected directions than there
-            are, or fewer than two directions; E507 where gradients cannot be measured as asked.
+        MnmtError: E104 for a direction without sentences of ``method.affinity.split``, or none besides those of a step of its
+            own, or with share 0, more affected directions than there are, or fewer than two; E507 where gradients
+            cannot be measured as asked.
     """
     if learner.config.method.name != "affinity":
         return
@@ -115,6 +116,22 @@ def check_lookahead(learner: Learner) -> None:
             f"no {config.split} text of {', '.join(without[:5])} to measure affinity on",
             where="method.affinity.split",
             remedy="set it to 'train', or leave the direction out of data.tasks",
+        )
+    covered = learner.stream.covered() if config.split == "train" else []
+    if covered:
+        raise MnmtError(
+            "E104",
+            f"a step holds all training text of {', '.join(covered[:5])}: none is left to measure on after a step of its own",
+            where="method.affinity.split",
+            remedy="set it to 'dev', or lower batch.batch_tokens",
+        )
+    never = [task.name for task, share in zip(learner.tasks, learner.stream.shares, strict=True) if not share]
+    if never:
+        raise MnmtError(
+            "E104",
+            f"no step would train {', '.join(never[:5])}, whose effect on others could not be measured",
+            where="sampling.weights",
+            remedy="give a weight above 0, or leave the direction out of data.tasks",
         )
     there = len(learner.tasks)
     if there < 2:

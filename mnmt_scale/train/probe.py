@@ -98,9 +98,12 @@ def write_measured(
 
     def replace_older() -> None:
         write_probe(path, about, tensors)
-        for old in path.parent.glob(f"{own['kind']}-step-*.safetensors"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        for other in path.parent.glob(f"{own['kind']}-step-*.safetensors"):
+            number = other.stem.rpartition("-")[2]
+            if (
+                number.isdecimal() and int(number) < learner.step
+            ):  # a later one was measured beside the run (``probe_affinity``)
+                other.unlink(missing_ok=True)
 
     on_first_rank(replace_older, path)
     log.say(f"step {learner.step}: {own['kind']} so far in {path.name}")

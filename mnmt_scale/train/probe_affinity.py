@@ -61,7 +61,7 @@ def probe_affinity(
 
     Raises:
         MnmtError: E104 for another method than joint or affinity, or ``steps`` and ``run_dir`` where they mean nothing; E403
-            a run without a checkpoint; what ``train`` raises.
+            a run without a checkpoint; E405 with ``auto`` for a run that went on since measuring began; what ``train`` raises.
     """
     dist.join()
     if source.is_dir():
@@ -126,10 +126,14 @@ def _beside(source: Path, overrides: Sequence[str], run_dir: Path | None, steps:
 
 def _begin(source: Path, run: Path, resume: Resume) -> int:
     """The step that the measuring began at, or begins at now; kept beside its checkpoints, since the run may move on."""
-    note = run / "begun.json"
+    note, newest = run / "begun.json", newest_unchecked(source / "checkpoints")
     if resume != "never" and newest_unchecked(run / "checkpoints") is not None and note.is_file():
-        return int(json.loads(note.read_text(encoding="utf-8"))["step"])
-    newest = newest_unchecked(source / "checkpoints")
+        step = int(json.loads(note.read_text(encoding="utf-8"))["step"])
+        if resume == "auto" and newest is not None and newest.step != step:
+            what = f"affinity was measured from step {step} on, and the run stands at step {newest.step} now"
+            remedy = "--resume never to measure from where it stands, --resume required to go on with the old measuring"
+            raise MnmtError("E405", what, where=str(run), remedy=remedy)
+        return step
     if newest is None:
         root = source / "checkpoints"
         raise MnmtError("E403", "no checkpoint here", where=str(root), remedy=partial_remedy(root))

@@ -187,6 +187,10 @@ def test_fuzzy_hard_random_and_average_of_one_affinity(six):
     assert fuzzy.about["overall"] == pytest.approx(sum(scores))
     hard = decide("htac", [six], Options(clusters=3)).grouping
     assert (hard.method, hard.clusters, hard.helpers) == ("htac", FAMILIES_OF_SIX, ((), (), ()))
+    scores = decide("htac", [six], Options(clusters=3)).about["scores"]
+    cells = pooled(six).cells
+    where = [[sorted(hard.tasks).index(name) for name in cluster] for cluster in hard.clusters]
+    assert scores == pytest.approx([cells[np.ix_(c, c)].sum() / len(c) for c in where]), "g is c"
     rand = decide("ftac", [six], Options(clusters=3, helpers="random", seed=3)).grouping
     assert rand.clusters == FAMILIES_OF_SIX
     assert [len(h) for h in rand.helpers] == [2, 2, 2]
@@ -289,3 +293,27 @@ def test_what_cannot_be_done_is_refused(six, method, options, match):
 def test_at_least_keeps_from_uniting_further(six):
     assert len(decide("ftac", [six], Options(clusters=6, at_least=6)).grouping.clusters) == 6
     assert set(MEANING) == {"ftac", "htac", "average", "lec", "linguistic", "random", "bilingual", "universal"}
+
+
+def test_the_same_measurements_are_not_counted_twice(tmp_path):
+    """Of one file, or of a file and a later one of the same training."""
+    mean = np.stack([FIGURE_1, FIGURE_1 + 0.1])
+    short = affinity_file(tmp_path / "short.safetensors", TASKS, mean[:1], count=4, windows=[[1, 10]])
+    long = affinity_file(tmp_path / "long.safetensors", TASKS, mean, count=4, windows=[[1, 10], [11, 20]])
+    other = affinity_file(tmp_path / "other.safetensors", TASKS, mean + 0.01, count=4, windows=[[1, 10], [11, 20]])
+    for files in ((long, long), (long, short)):
+        with pytest.raises(MnmtError, match=r"E607: it holds measurements that are in .*long"):
+            pooled(*files)
+    assert pooled(long, other).counts.min() == 16
+
+
+def test_of_several_probes_of_a_run_the_newest_is_taken_and_that_is_said(tmp_path):
+    run = run_with(tmp_path / "run", TASKS)
+    affinity_file(run / "probes" / "affinity-step-000060.safetensors", TASKS, FIGURE_1)
+    assert decide("ftac", [run], Options()).warnings == []
+    affinity_file(run / "probes" / "affinity-step-000074.safetensors", TASKS, FIGURE_1 + 1)
+    found = decide("ftac", [run], Options())
+    assert found.about["sources"] == [str(run / "probes" / "affinity-step-000074.safetensors")]
+    said = [line for line in found.warnings if "passed over" in line]
+    assert len(said) == 1
+    assert said[0].endswith("taken, affinity-step-000074.safetensors; passed over: affinity-step-000060.safetensors")

@@ -193,3 +193,16 @@ def test_settings():
             validate(FtacConfig, wrong, "test")
     with pytest.raises(MnmtError, match=r"E104.*one of them"):
         validate(FtacConfig, {"tasks": ["en-de"], "groups": "groups.json"}, "test")
+
+
+def test_shares_of_a_resumed_training_without_fading_replace_those_that_faded():
+    """The stream's state has the faded shares, which nothing else would take away."""
+    fading = ftac()
+    assert fading.shares() is not None
+    plain = ftac(auxiliary="temperature")
+    plain.load_state_dict(json.loads(json.dumps(fading.state_dict())))
+    assert plain.shares() == pytest.approx(FACTS.shares)
+    assert plain.shares() is None
+    once_more = ftac(auxiliary="temperature")
+    once_more.load_state_dict(json.loads(json.dumps(plain.state_dict())))
+    assert once_more.shares() == pytest.approx(FACTS.shares), "those of the stream are of settings that may have changed"

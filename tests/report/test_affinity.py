@@ -217,7 +217,7 @@ def test_damaged_groups_and_windows_are_said_and_left_out(run):
     assert read.groups is None
     assert "affinity" not in read.probes
     assert any("groups.json: groups file of version 9" in line for line in read.missing)
-    assert any("its windows are no first and last steps" in line for line in read.missing)
+    assert any("its windows are not [first step, last step]" in line for line in read.missing)
 
 
 def test_probes_without_a_measurement_or_of_vectors_do_no_harm(run):

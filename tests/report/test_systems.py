@@ -214,3 +214,17 @@ def test_the_cost_of_a_system_is_that_of_all_its_models(tmp_path):
     assert row["target_tokens"] == [tokens]
     shutil.rmtree(tmp_path / "out/ftac/seed-1/cluster-1")
     assert collect_systems(tmp_path / "out", workflow)["systems"][0]["target_tokens"] == [None]
+
+
+def test_a_second_corpus_on_unlike_lines_costs_its_own_table_alone(copied):
+    out, workflow = copied
+    for system, share in (("multilingual", 0.5), ("ftac", 0.1)):
+        write_evaluation(out / system / "seed-1" / "eval", "opus.test", {"en-da": share, "en-de": share}, limit=LINES)
+    lines = out / "ftac" / "seed-1" / "eval" / "opus.test.en-da.ref"
+    lines.write_text(lines.read_text().upper())
+    table = collect_systems(out, workflow)
+    assert len(table["directions"]) == 6
+    assert table["second"] == {}
+    (said,) = table["left_out"]
+    assert said.startswith("No table of the test sets of opus: the runs were evaluated on different lines of en-da")
+    assert said in systems_markdown(table)

@@ -137,6 +137,10 @@ def test_a_run_goes_on_beside_itself(whole, toy, tmp_path):
     assert table.about["tokens"] == long.about["tokens"], "those of the run included"
     # the run moves on; what was begun beside it does not, and goes on itself
     train(load(toy, *PROBING, "train.max_steps=5"), run)
+    kept = sorted(file.stem[-6:] for file in (run / "probes").glob("*.safetensors"))
+    assert kept == ["000005", "000008"], "its own older file is replaced, the later one from beside it is not"
+    with pytest.raises(MnmtError, match=r"E405: affinity was measured from step 4 on, and the run stands at step 5 now"):
+        probe_affinity(run, ["method.affinity.window_steps=4"], steps=6)
     again = probe_affinity(run, ["method.affinity.window_steps=4"], steps=6, resume="required")
     assert again.trained.steps == 10
     assert again.about["windows"] == [[5, 8], [9, 10]]
@@ -172,6 +176,8 @@ def test_an_update_that_was_skipped_is_not_measured(toy, tmp_path, monkeypatch):
         (["method.affinity.split=dev"], "E104.*no dev text of no-en"),
         (["method.affinity.affected=4"], "E104.*affected = 4, but there are 3"),
         (['data.tasks=["af-en"]'], "E104.*there is one"),
+        (["batch.batch_tokens=3000"], "E104.*a step holds all training text of de-en, no-en:"),
+        (["sampling.kind=fixed", 'sampling.weights={"af-en"=1.0,"de-en"=1.0}'], "E104.*no step would train no-en"),
         (
             ["method.affinity.estimate_every=2", "engine.optimizer.name=sgd", "engine.task_gradients.preconditioner=adam"],
             "E507.*sgd",

@@ -183,6 +183,7 @@ def test_what_is_no_probe_file_is_refused(tmp_path, toy):
         "lacks top": ({n: t for n, t in tensors.items() if n != "top"}, {**about, "version": 1}),
         "lacks tasks": (tensors, {k: v for k, v in {**about, "version": 1}.items() if k != "tasks"}),
         "do not fit its 3 directions": (tensors, {**curvature("abc")[0], "version": 1}),
+        "one of its tasks is there twice": (tensors, {**about, "version": 1, "tasks": about["tasks"][:1] * 2}),
     }
     for text, (content, head) in cases.items():
         save_file(content, path, {"probe": json.dumps(head)} if "kind" in head else head)

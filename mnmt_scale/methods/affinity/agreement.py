@@ -18,14 +18,14 @@ class Effect:
 
     Attributes:
         within, across: means over cells j != i.
-        size: their difference in pooled standard deviations (Cohen's d); NaN where all cells are equal.
+        size: their difference in pooled standard deviations (Cohen's d); None where these are 0.
         p: one-sided, that a difference of means so large comes of families dealt out at random.
         permutations: how many were drawn for it, this one not counted.
     """
 
     within: float
     across: float
-    size: float
+    size: float | None
     p: float
     permutations: int
 
@@ -69,7 +69,7 @@ def family_effect(
         mixed = random.permutation(labels)
         within = cells[mixed[:, None] == mixed[None, :]].sum()
         reached += within / inner.size - (total - within) / outer.size >= difference - slack
-    size = float(difference / deviation) if deviation > 0 else float("nan")
+    size = float(difference / deviation) if deviation > 0 else None
     return Effect(float(inner.mean()), float(outer.mean()), size, (1 + int(reached)) / (1 + permutations), permutations)
 
 

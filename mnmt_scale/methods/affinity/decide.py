@@ -17,7 +17,7 @@ from .agreement import adjusted_rand, family_effect
 from .fuzzy import TOLERANCE, Clusters, fuzzy_clusters, helpers_of, random_helpers, remarks, score
 from .language import language_clusters, languages_of
 from .linkage import Kind, affinity_distances, average_clusters
-from .sources import Affinity, Statistic, check_covers, directions_in, find_groups, find_probe, owner, pool
+from .sources import Affinity, Statistic, check_covers, directions_in, find_groups, find_probe, owner, passed_over, pool
 
 Helpers = Literal["fuzzy", "random", "none"]
 
@@ -110,7 +110,8 @@ def decide(method: str, sources: Sequence[Path], options: Options) -> Decision:
         tuple(tuple(names[i] for i in cluster) for cluster in found.clusters),
         tuple(tuple(names[i] for i in helpers) for helpers in found.helpers),
     )
-    about = found.about | {"options": _given(method, options), "warnings": list(found.warnings)}
+    warnings = [*found.warnings, *([] if found.affinity is None else passed_over(sources, "affinity"))]
+    about = found.about | {"options": _given(method, options), "warnings": warnings}
     if options.families is not None:
         about["agreement"] = _agreement(found, known_families.read_families(options.families))
     return Decision(grouping, about)
@@ -152,7 +153,8 @@ def _fuzzy(method: str, sources: Sequence[Path], options: Options) -> _Found:
         {"of": [names[m.first], names[m.second]], "gain": m.gain, "forced": m.forced, "ties": m.ties} for m in result.merges
     ]
     about = affinity.about | {"scores": list(result.scores), "overall": result.total, "merges": merges}
-    warnings = tuple(remarks(affinity.cells, affinity.error, result, names))
+    trained = result if given.get("helpers") == "fuzzy" else replace(result, helpers=((),) * len(result.clusters))
+    warnings = tuple(remarks(affinity.cells, affinity.error, trained, names))
     found = _Found(names, result.clusters, result.helpers, about, affinity, warnings)
     return _with_helpers(found, given.get("helpers", "none"), given.get("seed", 1))
 
@@ -257,12 +259,16 @@ def _tasks(source: Path) -> tuple[str, ...]:
 
 
 def _with_helpers(found: _Found, helpers: Helpers, seed: int) -> _Found:
-    """``found`` has the fuzzy ones."""
-    if helpers == "none":
-        return replace(found, helpers=((),) * len(found.clusters))
+    """``found`` has the fuzzy ones, by which its clusters were chosen; the scores are those of what is trained."""
+    if helpers == "fuzzy":
+        return found
+    chosen: Clusters = ((),) * len(found.clusters)
     if helpers == "random":
-        return replace(found, helpers=random_helpers(found.clusters, [len(h) for h in found.helpers], seed))
-    return found
+        chosen = random_helpers(found.clusters, [len(h) for h in found.helpers], seed)
+    assert found.affinity is not None
+    scores = [score(found.affinity.cells, c, h) for c, h in zip(found.clusters, chosen, strict=True)]
+    about = found.about | {"scores": scores, "overall": float(sum(scores))}
+    return replace(found, helpers=chosen, about=about)
 
 
 def _check_elbow(count: int | None, N: int) -> None:

@@ -25,7 +25,8 @@ class Ftac(Method):
         self.epoch_sentences = config.epoch_sentences or sum(facts.sizes) or 1
         self.epoch = 0
         self._drawn = self._begun = (0,) * len(facts.names)
-        self._given: list[float] | None = None  # what the stream samples with; None: the shares of the settings
+        self._given: list[float] | None = None  # handed over last, by this process
+        self._gave = False  # whether the stream samples with what was handed over at any time, not with the settings' shares
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step, as the baseline has it."""
@@ -50,13 +51,15 @@ class Ftac(Method):
         return faded_shares(self.facts.shares, self.served, self.epoch, self.config.decay).tolist()
 
     def shares(self) -> list[float] | None:
-        """[tasks] ``probabilities``, once where they differ from what was sampled with before."""
-        if self.config.auxiliary == "temperature" or len(self.served) == len(self.facts.names):
+        """[tasks] ``probabilities``, once where they differ from what was sampled with before, and once after a resume: the
+        stream's state has those of before, also where the settings of now no longer let anything fade."""
+        plain = self.config.auxiliary == "temperature" or len(self.served) == len(self.facts.names)
+        if plain and not self._gave:
             return None
         now = self.probabilities()
         if now == self._given:
             return None
-        self._given = now
+        self._given, self._gave = now, True
         return list(now)
 
     def log(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class Ftac(Method):
             "epoch": self.epoch,
             "begun": list(self._begun),
             "drawn": list(self._drawn),
+            "gave": self._gave,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,3 +96,4 @@ class Ftac(Method):
                 remedy="give another --run-dir",
             )
         self.epoch, self._begun, self._drawn = state["epoch"], tuple(state["begun"]), tuple(state["drawn"])
+        self._gave = state["gave"]

@@ -61,6 +61,18 @@ def find_probe(source: Path, kind: str) -> ProbeFile:
     return read_probe(found[max(found)], kind)
 
 
+def passed_over(sources: Sequence[Path], kind: str) -> list[str]:
+    """A sentence for each run directory with several probes of a kind, of which the newest is taken: it may be a short one."""
+    remarks = []
+    for source in sources:
+        files = sorted((source / "probes").glob(f"{kind}-step-*.safetensors")) if source.is_dir() else []
+        if len(files) > 1:
+            taken = find_probe(source, kind).path
+            others = ", ".join(file.name for file in files if file != taken)
+            remarks.append(f"of several probes in {source} the newest was taken, {taken.name}; passed over: {others}")
+    return remarks
+
+
 def find_groups(source: Path) -> GroupsFile:
     """A groups file, or the one in a directory."""
     return read_groups(source / "groups.json" if source.is_dir() else source)
@@ -111,8 +123,9 @@ def pool(files: Sequence[ProbeFile], *, statistic: Statistic = "mean", since: in
         min_count: the fewest measurements of a cell; with 0 cells never measured count as 0.
 
     Raises:
-        MnmtError: E607 when the files are not of the same directions or quantity, no window is left, a cell is not finite, or
-            one was measured less often than ``min_count``; cells are named as ``trained -> affected``.
+        MnmtError: E607 when the files are not of the same directions or quantity, hold the same measurements, no window is
+            left, a cell is not finite, or one was measured less often than ``min_count``; cells are named as ``trained ->
+            affected``.
     """
     first = files[0]
     tasks = sorted(first.about["tasks"])
@@ -122,6 +135,7 @@ def pool(files: Sequence[ProbeFile], *, statistic: Statistic = "mean", since: in
         if unlike:
             values = f"{file.about[unlike[0]]!r}, not {first.about[unlike[0]]!r} as in {first.path}"
             raise MnmtError("E607", f"{unlike[0]} is {values}", where=str(file.path), remedy="pool what was measured alike")
+    _check_distinct(files)
     parts = [_windows(file, tasks, since) for file in files]
     counts, means, variances = (np.concatenate([part[k] for part in parts]) for k in range(3))
     windows = [[file.about["windows"][w] for w in part[3]] for file, part in zip(files, parts, strict=True)]
@@ -157,6 +171,19 @@ def _windows(
     axes = np.ix_(chosen, order, order)
     count, mean, variance = (file.tensors[name].numpy()[axes] for name in ("count", "mean", "variance"))
     return count, mean, variance, chosen
+
+
+def _check_distinct(files: Sequence[ProbeFile]) -> None:
+    """E607 for measurements that are in two files: counted twice they would seem more certain than they are."""
+    seen: dict[bytes, ProbeFile] = {}
+    for file in files:
+        tables = [file.tensors[name].numpy() for name in ("count", "mean")]
+        windows = {b"".join(table[w].tobytes() for table in tables) for w in range(len(tables[0])) if tables[1][w].any()}
+        for window in windows:
+            if window in seen:
+                what = f"it holds measurements that are in {seen[window].path} too"
+                raise MnmtError("E607", what, where=str(file.path), remedy="give each of them once")
+        seen |= dict.fromkeys(windows, file)
 
 
 def _check_cells(
