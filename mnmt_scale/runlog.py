@@ -70,6 +70,10 @@ class RunLock:
         """The descriptor; a process that inherits it holds the directory too, until it ends."""
         return self._file.fileno()
 
+    def leave(self) -> None:
+        """Leave the directory to the processes that have inherited the descriptor."""
+        self._file.close()
+
     def release(self) -> None:
         """Let go of the directory."""
         with contextlib.suppress(OSError):

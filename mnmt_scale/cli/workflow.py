@@ -133,9 +133,11 @@ def ftac(
     out = out or Path("runs") / workflow.config.name
     own = workflow.config.resources
     if dry_run:
-        found = estimated(workflow, tasks_of(workflow), out, gpu, gpus_per_training or own.gpus, threads or own.threads)
+        each = gpus_per_training or own.gpus or min(gpus, 1)
+        found = estimated(workflow, tasks_of(workflow), out, gpu, each, threads or own.threads)
         emit(found, as_json, render(found))
         return
+    gpus = gpus or gpus_per_training or own.gpus  # what the estimate is for, and Slurm is asked for
     resources = resources_of(ctx, cores, threads or own.threads, gpus, gpus_per_training or own.gpus or 1)
     construct_languages(workflow, say)
     result = interruptible(lambda: run_ftac(workflow, tasks_of(workflow), out, resources, say))

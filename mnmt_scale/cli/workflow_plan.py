@@ -48,7 +48,8 @@ def estimated(
                 "hours": [planned.low * hours, planned.high * hours],
             }
         )
-    totals = {key: [sum(row[key][end] for row in rows) for end in (0, 1)] for key in ("number", "hours")}
+    left = [row for row in rows if row["state"] != "finished"]
+    totals = {key: [sum(row[key][end] for row in left) for end in (0, 1)] for key in ("number", "hours")}
     return {"out": str(out), "tasks": list(tasks), "kinds": each, **device, "trainings": rows, **totals}
 
 

@@ -16,6 +16,8 @@ from ..runlog import RunLock
 from .stage import POLL_SECONDS, STOP, last_complaint, read_status
 
 Say = Callable[[str], None]
+SCHEDULER = Path("locks/snakemake")
+"""In a workflow's directory: held by Snakemake as long as it lives."""
 SNAKEMAKE = "snakemake"
 """In ``Result.failed``, for what is no stage's failure."""
 
@@ -102,8 +104,10 @@ def _stages(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def await_stages(out: Path, whose: str, say: Say) -> None:
-    """Stages that have lost their workflow are told to save, and waited for."""
+    """Stages that have lost their workflow, and a Snakemake that has (it would begin others), are told to save and end, and
+    waited for."""
     (out / "locks").mkdir(parents=True, exist_ok=True)
+    _await_snakemake(out, whose, say)
     for status in _stages(out):
         told = False
         while status["state"] == "running":
@@ -117,6 +121,23 @@ def await_stages(out: Path, whose: str, say: Say) -> None:
                     say(f"{status['name']} {whose}is still there: waiting for it to save ({error.what.rpartition(' by ')[2]})")
                 time.sleep(POLL_SECONDS)
     (out / STOP).unlink(missing_ok=True)
+
+
+def _await_snakemake(out: Path, whose: str, say: Say) -> None:
+    """Waits until no Snakemake is at work in OUT; while one is, what it begins is told to stop."""
+    told = False
+    while True:
+        try:
+            RunLock(out / SCHEDULER).release()
+            return
+        except MnmtError as error:
+            if error.code != "E402":
+                raise
+            (out / STOP).touch()
+            if not told:
+                told = True
+                say(f"Snakemake {whose}is still there: waiting for it to end")
+            time.sleep(POLL_SECONDS)
 
 
 def complaint(log: Path, begin: int, code: int) -> str:

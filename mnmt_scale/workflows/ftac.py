@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import settings
-from ..data.store import is_store
 from ..data.synthetic import SyntheticConfig, generate
 from ..errors import MnmtError
 from ..groups import write_groups
@@ -16,8 +15,9 @@ from ..runlog import write_atomically
 from ..settings import user_path
 from ..train.config import RunConfig
 from .config import KINDS, Workflow
-from .ftac_plan import stage_config, trivial_groups, workflow_table
+from .ftac_plan import check_bounds, stage_config, trivial_groups, workflow_table
 from .ftac_stages import KIND_OF
+from .ftac_stale import REPORT, take_away
 from .plan import read_json
 from .snake import Resources, Result, Say, check_installed, hold, run_snakemake
 
@@ -55,6 +55,7 @@ def run_ftac(
             what lies in OUT was made otherwise, E604 when a stage failed (after the others and the table).
     """
     check_installed(resources.options)
+    check_bounds(workflow, tasks)
     lock = hold(out)
     try:
         check_same(workflow, tasks, out)
@@ -81,8 +82,7 @@ def run_ftac(
 
 
 def begin(workflow: Workflow, tasks: Sequence[str], out: Path) -> None:
-    """Writes what Snakemake starts from, and takes away what says that something is done which is not: the mark of a store that
-    is gone, scores of other lines than asked for now."""
+    """Writes what Snakemake starts from, and takes away what says that something is done which is not."""
     (out / "settings").mkdir(parents=True, exist_ok=True)
     for kind, config in workflow.trainings.items():
         write_atomically(settings_file(out, kind), settings.dump(config))
@@ -91,13 +91,11 @@ def begin(workflow: Workflow, tasks: Sequence[str], out: Path) -> None:
             path = out / system / f"seed-{seed}" / "groups.json"
             if not path.is_file():  # a newer file would have everything behind it done again
                 write_groups(path, grouping, {"sources": []})
-    write_atomically(out / "workflow.json", json.dumps(workflow_table(workflow, tasks), indent=1) + "\n")
-    if not is_store(user_path(workflow.trainings["universal"].data.store)):
-        (out / "marks" / "store").unlink(missing_ok=True)
-    for path in out.glob(f"*/seed-*/eval/*{workflow.config.split}.json"):
-        found = read_json(path)
-        if found is None or found.get("limit") != workflow.config.limit or found.get("only"):
-            path.unlink()
+    table = workflow_table(workflow, tasks)
+    if read_json(out / "workflow.json") != table:
+        (out / REPORT).unlink(missing_ok=True)
+    write_atomically(out / "workflow.json", json.dumps(table, indent=1) + "\n")
+    take_away(workflow, out)
 
 
 def check_same(workflow: Workflow, tasks: Sequence[str], out: Path) -> None:
@@ -122,6 +120,11 @@ def check_same(workflow: Workflow, tasks: Sequence[str], out: Path) -> None:
         if decided:
             what = f"groups were decided with clustering.{key} = {was!r}, this workflow has {now!r}"
             raise MnmtError("E603", what, where=str(decided[0]), remedy=remedy)
+    was, now = had.get("families"), workflow_table(workflow, tasks)["families"]
+    by_families = [p for p in decided if p.parent.parent.name == "linguistic"]
+    if by_families and was != now:
+        what = f"groups were decided with families = {was!r}, this workflow has {now!r}"
+        raise MnmtError("E603", what, where=str(by_families[0]), remedy=remedy)
 
 
 def _table_of(result: Result, out: Path, say: Say) -> dict[str, Any] | None:

@@ -134,6 +134,7 @@ rule train:
 
 rule evaluate:
     input:
+        store_for(f"{{system}}/seed-{{seed}}/eval/{config['split']}.json"),
         trained,
     output:
         f"{{system}}/seed-{{seed}}/eval/{config['split']}.json",
@@ -152,6 +153,7 @@ if config["tests"]:
 
     rule evaluate_tests:
         input:
+            store_for(f"{{system}}/seed-{{seed}}/eval/{config['tests']['name']}.{config['split']}.json"),
             trained,
         output:
             f"{{system}}/seed-{{seed}}/eval/{config['tests']['name']}.{config['split']}.json",

@@ -103,14 +103,24 @@ def plan(workflow: Workflow, tasks: Sequence[str], out: Path) -> list[Planned]:
     """Every training of every system and seed, the universal ones first; writes nothing.
 
     Raises:
-        MnmtError: E606 a groups file there that cannot be used.
+        MnmtError: E606 a groups file there that cannot be used; E104 as ``check_bounds``.
     """
+    check_bounds(workflow, tasks)
     config = workflow.config
     found = []
     for seed in config.seeds:
         for system in order(config.systems):
             found += _of_system(workflow, tasks, out, system, seed)
     return found
+
+
+def check_bounds(workflow: Workflow, tasks: Sequence[str]) -> None:
+    """E104 for more clusters than directions: ``mnmt cluster`` would refuse them, after the universal training."""
+    for key in ("max_clusters", "clusters"):
+        asked = getattr(workflow.config.clustering, key)
+        if asked is not None and asked > len(tasks):
+            what = f"clustering.{key} = {asked}, but there are {len(tasks)} directions"
+            raise MnmtError("E104", what, where=str(workflow.path), remedy=f"give 1 to {len(tasks)}")
 
 
 def order(systems: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import MnmtError
 from ..runlog import RunLock, write_atomically
-from .follow import Follower, Result, Say, await_stages
+from .follow import SCHEDULER, Follower, Result, Say, await_stages
 from .stage import WORKFLOW
 
 
@@ -167,7 +167,7 @@ def _follow(program: Sequence[str], out: Path, workflow: dict[str, Any], say: Sa
     log = out / "logs" / "snakemake.log"
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(log, "a", encoding="utf-8") as file:
-        begin = file.tell()
+        begin, held = file.tell(), RunLock(out / SCHEDULER)
         # a session of its own: a Ctrl-C is ours alone, and the end of all of them can be made sure of
         snakemake = subprocess.Popen(
             list(program),
@@ -177,7 +177,9 @@ def _follow(program: Sequence[str], out: Path, workflow: dict[str, Any], say: Sa
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
             preexec_fn=_hear_interrupts,
+            pass_fds=[held.fileno()],  # it holds the lock, not this process, which may be killed alone
         )
+        held.leave()
         follower = Follower(snakemake, out, workflow, say)
         while True:
             try:

@@ -63,6 +63,7 @@ def fake(words: list[str], folder: str) -> int:
         name = f"{option['--tests-name']}." if "--tests" in option else ""
         (Path(words[1]) / "eval").mkdir(exist_ok=True)
         table = {"limit": int(option["--limit"]) if "--limit" in option else None, "only": None}
+        table |= {"tests": {"directory": option["--tests"]}} if "--tests" in option else {}
         (Path(words[1]) / "eval" / f"{name}{option['--split']}.json").write_text(json.dumps(table))
     elif words[0] == "report":
         Path(option["--out"]).write_text("page")

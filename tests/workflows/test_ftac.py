@@ -131,6 +131,15 @@ def test_the_plan_names_every_training_and_the_range_of_what_is_not_known(files)
     assert ftac_plan.order(["bilingual"]) == ["bilingual"]
 
 
+def test_more_clusters_than_directions_are_refused_before_anything_is_trained(files):
+    for key in ("max_clusters", "clusters"):
+        workflow = read(files, f"clustering.{key}=4")
+        with pytest.raises(MnmtError, match=f"E104: clustering.{key} = 4, but there are 3 directions"):
+            ftac_plan.plan(workflow, TASKS, files.parent / "out")
+        with pytest.raises(MnmtError, match="E104"):
+            run_ftac(workflow, TASKS, files.parent / "out", Resources(), quiet)
+
+
 def test_what_probing_costs_by_hand(files):
     config = read(files, "all.batch.batch_tokens=1000", "universal.method.affinity.held_tokens=300").trainings["universal"]
     # every other step 2 forward passes over 3 x 300 tokens at a third of a training step's 1000
@@ -183,21 +192,22 @@ def test_what_was_made_otherwise_is_refused_and_scores_of_other_lines_are_made_a
     begin(read(files), TASKS, out)
     assert read_groups(out / "bilingual" / "seed-1" / "groups.json").grouping.clusters == tuple((t,) for t in TASKS)
     assert read_groups(out / "multilingual" / "seed-1" / "groups.json").grouping.clusters == (tuple(TASKS),)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/groups.json")}
+    check = ftac_module.check_same
+    check(read(files, "clusters.train.max_steps=9", "clustering.since_step=3"), TASKS, out)  # nothing was trained yet
     score = out / "lec" / "seed-1" / "eval" / "test.json"
     score.parent.mkdir(parents=True)
+    write_groups(out / "lec" / "seed-1" / "groups.json", Grouping("lec", (tuple(TASKS),), ((),)), {})
+    for system in ("lec", "multilingual"):
+        (out / system / "seed-1" / "cluster-0").mkdir(parents=True)
+        (out / system / "seed-1" / "cluster-0" / "training.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/groups.json")}
     score.write_text('{"limit": null, "only": null}')
     begin(read(files), TASKS, out)
     assert score.exists()
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*/groups.json")}
     begin(read(files, "limit=5"), TASKS, out)
     assert not score.exists()
-    check = ftac_module.check_same
-    check(read(files, "clusters.train.max_steps=9", "clustering.since_step=3"), TASKS, out)  # nothing was trained yet
-    run = out / "lec" / "seed-1" / "cluster-0"
-    run.mkdir()
-    (run / "config.toml").write_text("")
-    (out / "lec" / "seed-1" / "groups.json").write_text("{}")
+    (out / "lec" / "seed-1" / "cluster-0" / "config.toml").write_text("")
     check(read(files, "bilingual.train.max_steps=9", "seeds=[1, 2]", "split=dev", "limit=3"), TASKS, out)
     with pytest.raises(MnmtError, match="E603.*clusters trainings there have train.max_steps = 100, this workflow 9"):
         check(read(files, "clusters.train.max_steps=9"), TASKS, out)
@@ -247,3 +257,35 @@ def test_the_whole_chain_with_a_failure_and_then_without(files, monkeypatch):
     # (the store is prepared again because none has come of it, which is no reason to train again)
     assert Counter(words.split()[0] for words in again) == {"prepare": 1, "train": 1, "evaluate": 2, "report": 1}
     assert (out / "report.html").read_text() == "page"
+
+
+def test_what_is_changed_or_gone_after_the_end_is_made_again(files, monkeypatch):
+    """Nothing of an earlier end is taken for what is asked for now: other lines, tests, decoding or systems, models removed."""
+    calls = install(files.parent / "fakes", monkeypatch)
+    monkeypatch.setattr(ftac_module, "write_table", lambda out: None)
+    out, systems = files.parent / "out", 'systems=["multilingual", "linguistic", "ftac"]'
+
+    def run(*overrides: str) -> Counter[str]:
+        run_ftac(read(files, systems, *overrides), TASKS, out, Resources(cores=4), quiet)
+        return Counter(words[0] for words in calls_of(calls))
+
+    tests, families = 'tests={path="t", name="other"}', "families=f.json"
+    assert run(tests, families)["train"] == 5
+    assert run(tests, families) == {}
+    assert run(tests, families, "limit=3") == {"prepare": 1, "evaluate": 6, "report": 1}
+    other = tests.replace('"t"', '"u"')
+    assert run(other, families, "limit=3") == {"prepare": 1, "evaluate": 3, "report": 1}
+    score = out / "ftac" / "seed-1" / "eval" / "test.json"
+    score.write_text('{"limit": 3, "only": null, "weights": "step-4"}')
+    (score.parent / "mine.test.json").write_text('{"limit": 50, "only": null}')
+    assert run(other, families, "limit=3") == {"prepare": 1, "evaluate": 1, "report": 1}
+    assert (score.parent / "mine.test.json").exists()  # nobody asked the workflow for it
+    with pytest.raises(MnmtError, match="E603.*decided with families"):
+        run(other, "families=g.json", "limit=3")
+    for path in (out / "ftac" / "seed-1").glob("cluster-*/*"):
+        path.unlink()
+    assert run(other, families, "limit=3") == {"prepare": 1, "train": 2, "evaluate": 2, "report": 1}
+    for path in (out / "multilingual" / "seed-1" / "cluster-0").iterdir():
+        path.unlink()
+    assert run(other, families, "limit=3") == {"prepare": 1, "train": 5, "cluster": 2, "evaluate": 6, "report": 1}
+    assert run(other, families, "limit=3", 'systems=["multilingual", "ftac"]') == {"report": 1}

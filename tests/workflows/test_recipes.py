@@ -213,3 +213,23 @@ def test_the_synthetic_workflow_is_small_and_covers_what_the_table_needs():
     found = {class_of(f"en-{code}", size, config.evaluation) for code, size in world.truth.sizes.items()}
     assert found == {"low", "medium", "high"}
     assert workflow.config.clustering.max_clusters == len(world.truth.families)
+
+
+def test_a_recipe_with_gpus_takes_them_unasked_also_from_slurm(monkeypatch):
+    """What the estimate is for is what is run: without --gpus a job of Slurm would have none."""
+    found = []
+
+    def run_ftac(workflow, tasks, out, resources, say):
+        found.append(resources)
+        return {"out": str(out), "table": None, "interrupted": False}
+
+    monkeypatch.setattr("mnmt_scale.workflows.ftac.run_ftac", run_ftac)
+    for recipe, words, gpus in (
+        ("opus100", ["--", "--profile", "launchers/slurm/profile"], (8, 8)),
+        ("ted2020-o2m", ["--gpus", "8", "--cores", "16"], (8, 2)),
+        ("ted2020-o2m", ["--gpus-per-training", "1"], (1, 1)),
+    ):
+        arguments = ["ftac", str(CONFIGS / "ftac" / f"{recipe}.toml"), *words]
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+        resources = found.pop()
+        assert (resources.gpus, resources.gpus_per_training) == gpus

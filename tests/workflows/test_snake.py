@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,20 @@ def test_interrupted_then_failed_then_finished(flow):
     (flow.out / "mended").touch()
     third = flow(scripts)
     assert (third.ok, third.failed, sorted(third.logs)) == (True, {}, ["b", "c"])
+
+
+def test_a_snakemake_whose_workflow_was_killed_is_waited_for(flow):
+    """It would begin stages beside those of the next start, with that one's name."""
+    (flow.out / "locks" / "snakemake").mkdir(parents=True)
+    words = ["flock", str(flow.out / "locks" / "snakemake" / ".lock"), "bash", "-c", "while [ ! -e locks/stop ]; do :; done"]
+    left = subprocess.Popen(words, cwd=flow.out)
+    while not (flow.out / "locks" / "snakemake" / ".lock").exists():
+        pass
+    time.sleep(0.3)
+    assert flow({"a": ((), "true")}).ok
+    assert left.wait(10) == 0
+    assert "Snakemake of an earlier start is still there: waiting for it to end" in flow.said
+    assert not (flow.out / "locks" / "stop").exists()
 
 
 def test_a_training_that_is_stopped_alone_stops_the_workflow(flow):
