@@ -6,7 +6,7 @@ Also the worked example for a new method: it needs to know nothing but the batch
 from __future__ import annotations
 
 from ..flow import TaskBatch
-from .spec import Method
+from .spec import Method, token_mean
 
 
 class Joint(Method):
@@ -14,5 +14,4 @@ class Joint(Method):
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step."""
-        total = sum(batch.step_tokens)
-        return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)
+        return token_mean(batch)

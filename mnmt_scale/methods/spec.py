@@ -124,3 +124,9 @@ class Method(Protocol):
 def weighted_means(alpha: list[float] | tuple[float, ...], batch: TaskBatch) -> tuple[float, ...]:
     """``scales`` of ``sum_k alpha_k L_k``: alpha_k / N_k, 0 for a task without tokens in this step."""
     return tuple(a / n if n else 0.0 for a, n in zip(alpha, batch.step_tokens, strict=True))
+
+
+def token_mean(batch: TaskBatch) -> tuple[float, ...]:
+    """``scales`` of the plain mean over the step's predicted tokens: [K], all 1 / N."""
+    total = sum(batch.step_tokens)
+    return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)

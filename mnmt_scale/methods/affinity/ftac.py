@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import MnmtError
 from ...flow import Observation, Request, TaskBatch
-from ..spec import Facts, Method
+from ..spec import Facts, Method, token_mean
 from .config import FtacConfig
 from .sampling import epoch_of, faded_shares
 
@@ -30,8 +30,7 @@ class Ftac(Method):
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step, as the baseline has it."""
-        total = sum(batch.step_tokens)
-        return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)
+        return token_mean(batch)
 
     def wants(self, step: int) -> Request | None:
         """How many sentences were drawn, after every step; nothing more."""

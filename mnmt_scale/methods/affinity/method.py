@@ -15,7 +15,7 @@ from ...data.order import mix, shuffled
 from ...data.sampler import is_single
 from ...errors import MnmtError
 from ...flow import Lookahead, LossChange, Observation, Request, TaskBatch, TaskGram
-from ..spec import Facts, Method
+from ..spec import Facts, Method, token_mean
 from .config import AffinityConfig
 from .probe import Windows
 
@@ -33,8 +33,7 @@ class Affinity(Method):
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step."""
-        total = sum(batch.step_tokens)
-        return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)
+        return token_mean(batch)
 
     def wants(self, step: int) -> Request | None:
         """A lookahead around single steps, the Gram beside mixed ones that are due."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...flow import Observation, Request, TaskBatch
-from ..spec import Facts, Method
+from ..spec import Facts, Method, token_mean
 from .config import MultiDdsConfig
 from .sampler import Actor, fitted, reinforce, shares
 
@@ -32,8 +32,7 @@ class MultiDds(Method):
 
     def scales(self, batch: TaskBatch) -> tuple[float, ...]:
         """[K], all equal: 1 / N with N the predicted tokens of the whole step, as the baseline has it."""
-        total = sum(batch.step_tokens)
-        return tuple(1.0 / total if total else 0.0 for _ in batch.tasks)
+        return token_mean(batch)
 
     def wants(self, step: int) -> Request | None:
         """The rewards after every ``every_steps``-th update."""
