@@ -59,8 +59,7 @@ def train(
     tasks: Annotated[
         list[int] | None,
         typer.Option(
-            min=1,
-            help="With --method: tasks of a step, default 4 and 8 (affinity: of the training, 11); may be given twice.",
+            min=1, help="With --method: tasks of a step, default 4 and 8 (affinity: of the training, 11); repeatable."
         ),
     ] = None,
     held_tokens: Annotated[int, typer.Option(min=1, help="With --method affinity: held sentences of a direction.")] = 512,
@@ -75,45 +74,37 @@ def train(
     """Target tokens per second of training, beside Hugging Face's M2M100 and JoeyNMT, and percent of the matrix rate.
 
     With --method: the time and memory of a step that measures the gradients of single tasks, and of whole trainings with
-    the method, over those of joint training on the same tokens.
+    the method, over those of joint training on the same tokens. With --method affinity: what measuring how directions change
+    each other costs, and how precise it is against measuring one direction at random.
 
     Example: mnmt bench train --data path/to/opus-100 --joeynmt ~/joey/bin/python
-
-    With --method affinity: what measuring how directions change each other costs, and how precise it is against measuring
-    one direction at random.
 
     Example: mnmt bench train --method cats --method gramian
 
     Example: mnmt bench train --method affinity --preset tiny --batch-tokens 1024
     """
-    from ..bench.train import DTYPES, bench_train
+    from ..bench.train import bench_train
+
+    _check_train(dtype, method, joeynmt)
+    common = dict(preset=preset, data=text, threads=threads, budget=batch_tokens, dtypes=dtype, say=_tell)
+    if method and "affinity" in method:
+        _affinity(method, out, as_json, tasks=tasks or [11], held=held_tokens, rounds=max(2, rounds or 5), **common)
+    elif method:
+        _methods(method, out, as_json, tasks=tasks or [4, 8], rounds=rounds or 10, **common)
+    else:
+        rows = bench_train(joeynmt=str(joeynmt) if joeynmt else None, rounds=rounds or 5, **common)
+        _write(rows, out, as_json)
+
+
+def _check_train(dtypes: list[str], method: list[str] | None, joeynmt: Path | None) -> None:
+    from ..bench.train import DTYPES
     from ..errors import MnmtError, nearest
 
-    for name in dtype:
+    for name in dtypes:
         if name not in DTYPES:
             raise MnmtError("E102", f"dtype {name!r} is unknown", where="--dtype", remedy=nearest(name, DTYPES))
-    if method:
-        if joeynmt:
-            raise MnmtError(
-                "E104", "--joeynmt and --method exclude each other", where="mnmt bench train", remedy="leave one out"
-            )
-        common = dict(preset=preset, data=text, threads=threads, budget=batch_tokens, dtypes=dtype, say=_tell)
-        if "affinity" in method:
-            _affinity(method, out, as_json, tasks=tasks or [11], held=held_tokens, rounds=max(2, rounds or 5), **common)
-            return
-        _methods(method, out, as_json, tasks=tasks or [4, 8], rounds=rounds or 10, **common)
-        return
-    rows = bench_train(
-        preset=preset,
-        data=text,
-        joeynmt=str(joeynmt) if joeynmt else None,
-        threads=threads,
-        budget=batch_tokens,
-        rounds=rounds or 5,
-        dtypes=dtype,
-        say=_tell,
-    )
-    _write(rows, out, as_json)
+    if method and joeynmt:
+        raise MnmtError("E104", "--joeynmt and --method exclude each other", where="mnmt bench train", remedy="leave one out")
 
 
 def _methods(names: list[str], out: Path, as_json: bool, **options: Any) -> None:

@@ -280,6 +280,13 @@ def test_what_is_changed_or_gone_after_the_end_is_made_again(files, monkeypatch)
     (score.parent / "mine.test.json").write_text('{"limit": 50, "only": null}')
     assert run(other, families, "limit=3") == {"prepare": 1, "evaluate": 1, "report": 1}
     assert (score.parent / "mine.test.json").exists()  # nobody asked the workflow for it
+    decoding = read(files).trainings["clusters"].evaluation.model_dump(mode="json")
+    for change, made in (
+        ({"classes": {"low": ["en-de"]}}, {"report": 1}),
+        ({"beam": 99}, {"prepare": 1, "evaluate": 1, "report": 1}),
+    ):
+        score.write_text(json.dumps({"limit": 3, "only": None, "decoding": {**decoding, **change}}))
+        assert run(other, families, "limit=3") == made, "a model has the classes of its own directions"
     with pytest.raises(MnmtError, match="E603.*decided with families"):
         run(other, "families=g.json", "limit=3")
     for path in (out / "ftac" / "seed-1").glob("cluster-*/*"):
