@@ -24,7 +24,7 @@ from .kernel_case import OURS, Candidate, Case, Outputs, Unavailable, Workload, 
 from .kernel_cases import OPS, Size, cases_of
 from .peaks import Peaks, Stream, measure_peaks
 from .table import Row, row
-from .timing import Clock, available_bytes, peak_extra_bytes, release
+from .timing import Clock, available_bytes, chosen_device, peak_extra_bytes, release
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 FEWEST_ROUNDS, LONG_SECONDS = 2, 6.0
@@ -62,7 +62,7 @@ def bench_kernels(
             raise MnmtError("E102", f"there is no op {name!r}", where="--ops", remedy=remedy)
     if seconds is not None and not 0 <= seconds < float("inf"):
         raise MnmtError("E102", f"the budget per case is {seconds} s", where="--seconds", remedy="give 0 or more")
-    place = _device(device)
+    place = chosen_device(device)
     backend.forced_kind()  # an unknown one is refused here, not in every row
     budget = seconds if seconds is not None else QUICK_SECONDS if size == "quick" else SECONDS[place.type]
     before = torch.get_num_threads()
@@ -256,16 +256,6 @@ def _settings(case: Case, device: torch.device) -> dict[str, Any]:
         settings["threads"] = torch.get_num_threads()
         settings["isa"] = native.module().isa() if native.problem is None else "not built"
     return settings
-
-
-def _device(name: str | None) -> torch.device:
-    known = ("cpu", "cuda")
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in known:
-        raise MnmtError("E102", f"there is no device {name!r}", where="--device", remedy=nearest(name, known) or "cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MnmtError("E102", "torch sees no GPU", where="--device", remedy="leave --device out, or give cpu")
-    return torch.device(name)
 
 
 def _reset(work: Workload) -> None:

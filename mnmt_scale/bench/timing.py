@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..errors import MnmtError, nearest
+
 _GPU_FLUSH_BYTES = 512 << 20
 """Several times the largest L2 there is (H100, H200: 50 MB)."""
 _DEFAULT_L3_BYTES = 64 << 20
@@ -44,6 +46,21 @@ class Clock:
         end.record()
         torch.cuda.synchronize(self.device)
         return start.elapsed_time(end) / 1e3, result
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device that ``--device`` names: cpu or cuda; None: a GPU where there is one.
+
+    Raises:
+        MnmtError: E102 for another name, or for cuda where torch sees no GPU.
+    """
+    known = ("cpu", "cuda")
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in known:
+        raise MnmtError("E102", f"there is no device {name!r}", where="--device", remedy=nearest(name, known) or "cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MnmtError("E102", "torch sees no GPU", where="--device", remedy="leave --device out, or give cpu")
+    return torch.device(name)
 
 
 def peak_extra_bytes(device: torch.device, call: Callable[[], Any]) -> tuple[int | None, Any]:

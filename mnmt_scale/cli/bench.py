@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,13 +171,20 @@ def kernels(
         raise MnmtError("E104", "--full and --quick exclude each other", where="mnmt bench kernels", remedy="leave one out")
     names = [name.strip() for name in ops.split(",") if name.strip()]
     size = "full" if full else "quick" if quick else "default"
-    rows: list[Any] = []
     measured = bench_kernels(ops=names, size=size, seconds=seconds, device=device, threads=threads, say=_tell)
+    _gather(measured, out, as_json, pivot)
+
+
+def _gather(measured: Iterable[Any], out: Path, as_json: bool, body: Callable[[Sequence[Any]], str] | None = None) -> None:
+    """Writes the rows once all are there; after a Ctrl-C, SIGTERM (``timeout``) or an error, those that there are."""
+    rows: list[Any] = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         rows.extend(measured)
-    finally:  # an interrupted run keeps what there is
+    finally:
+        signal.signal(signal.SIGTERM, before)
         if rows:
-            _write(rows, out, as_json, body=pivot(rows))
+            _write(rows, out, as_json, body=body(rows) if body else None)
 
 
 def _write(rows: Sequence[Any], out: Path, as_json: bool, body: str | None = None) -> None:
