@@ -1,5 +1,7 @@
 #include "cuda/similarity.cuh"
 
+#include <algorithm>
+
 #include "cuda/pair_sums.cuh"
 #include "mnmt/cuda.h"
 
@@ -25,10 +27,13 @@ int multiprocessors() {
 void radix_histogram(const float* values, std::int64_t rows, std::int64_t n, const std::int64_t* prefix, int level,
                      std::int64_t* histogram, void* stream) {
   if (rows == 0 || n == 0) return;
-  constexpr std::int64_t kStep = 4 * kThreads * kWidth<float>;
-  const std::int64_t wanted = divide_up(kHistogramBlocksPerProcessor * multiprocessors(), rows);
-  const std::int64_t most = divide_up(n + kWidth<float> - 1, kStep);
-  const std::int64_t blocks = wanted < most ? wanted : most;
+  // As many blocks as run at once, or up to 16 times as many where each still has 16 steps: a block beyond a multiple
+  // of what runs at once would keep all others waiting, so the last of them should be short.
+  constexpr std::int64_t kStep = 4 * kThreads * kWidth<float>, kWaves = 16, kSteps = 16;
+  const std::int64_t at_once = kHistogramBlocksPerProcessor * multiprocessors();
+  const std::int64_t least = divide_up(at_once, rows), most = divide_up(n + kWidth<float> - 1, kStep);
+  const std::int64_t short_ones = std::min(divide_up(kWaves * at_once, rows), n / (kSteps * kStep));
+  const std::int64_t blocks = std::min(most, std::max(least, short_ones));
   auto* kernel = level == 0 ? &radix_kernel<0> : level == 1 ? &radix_kernel<1> : &radix_kernel<2>;
   launch("radix_histogram", kernel, rows * blocks, stream, values, n, prefix, blocks, histogram);
 }

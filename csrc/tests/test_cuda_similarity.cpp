@@ -115,6 +115,7 @@ int main() {
     for (std::int64_t n : {0, 1, 7, 63, 5001})
       for (Values kind : {Values::signed_normal, Values::positive, Values::few}) check_histogram(3, n, kind);
     check_histogram(1, 65537, Values::positive);
+    check_histogram(13, 131500, Values::few);  // two blocks a row, more than run at once
     for (std::int64_t n : {0, 1, 7, 63, 64, 65, 512, 4097}) check_masks(4, n);
     check_masks(1, 20001);
     for (std::int64_t rows : {1, 3, 40})
@@ -124,6 +125,7 @@ int main() {
   check_histogram(0, 5, Values::few);
   for (std::int64_t rows : {1, 2, 5, 16, 17})
     for (std::int64_t n : {0, 1, 7, 63, 300}) check_pairs(rows, n);
+  for (std::int64_t rows : {9, 23, 28, 45}) check_pairs(rows, 131);  // every number of quarters in the last tile
   check_pairs(3, 9001);
   check_pairs(3, 300, std::ldexp(1.0f, -80));
   check_pairs(3, 300, std::ldexp(1.0f, 80));

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -88,6 +88,11 @@ def problem(op: str, device_type: str) -> str | None:
     """Why the fast version of ``op`` does not run on this kind of device; None where it does."""
     fast = FAST[op].get(device_type)
     return f"there is none for {device_type}" if fast is None else _problem(fast, device_type)
+
+
+def on_references(ops: Iterable[str], device_type: str) -> bool:
+    """Whether one of ``ops`` runs as its torch reference on this kind of device."""
+    return forced_kind() == "reference" or any(problem(op, device_type) is not None for op in ops)
 
 
 def _problem(kind: str, device_type: str) -> str | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..flow import IGNORE
 from .arguments import FLOATS, check_dtype, check_like, check_shape
 from .ops.vocabulary_rows import student_rows
+from .segments import on_device
 
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 """Size of a chunk's fp32 probabilities. CPU: measured (docs/kernels.md), they should stay in the caches. GPU: each chunk
@@ -173,9 +174,13 @@ def per_task(columns: Tensor, rows: Tensor | None, tokens: int, segments: Sequen
     counted = torch.cat((columns.double(), columns.new_ones(columns.shape[0], 1, dtype=torch.float64)), dim=1)
     if rows is not None:
         counted = counted.new_zeros(tokens, counted.shape[1]).index_copy_(0, rows, counted)
-    lengths = torch.tensor(segments, device=columns.device).diff()
-    sums = torch.segment_reduce(counted, "sum", lengths=lengths, axis=0, initial=0.0)
-    return sums[:, :-1].to(columns.dtype), sums[:, -1].long()
+    width = counted.shape[1]
+    lengths = on_device([b - a for a, b in pairwise(segments)], torch.int64, columns.device)
+    # the columns as one: of a matrix torch's CUDA kernel gives all rows of a task to one thread a column. The lengths were
+    # checked on the host (``check_student``); torch would wait for the device to do so again.
+    sums = torch.segment_reduce(counted.t().reshape(-1), "sum", lengths=lengths.repeat(width), unsafe=True, initial=0.0)
+    sums = sums.view(width, -1)
+    return sums[:-1].t().to(columns.dtype), sums[-1].long()
 
 
 def check_student(

@@ -115,16 +115,20 @@ def mask_overlap(masks: Tensor, counts: Tensor) -> None:
         module().cuda_mask_overlap(masks.data_ptr(), rows, words, counts.data_ptr(), stream(masks.device))
 
 
-def pair_sums(values: Tensor, mse: Tensor, kl: Tensor, eps: float) -> None:
+def pair_sums(values: Tensor, mse: Tensor, kl: Tensor, eps: float, largest: float) -> None:
     """Adds, for rows i (target) and j (auxiliary) of ``values`` [P, n] fp32, sum (F_i - F_j)^2 to ``mse`` [P, P] fp64 and
-    sum F_j (log(F_j + eps) - log(F_i + eps)) to ``kl`` [P, P] fp64."""
+    sum F_j (log(F_j + eps) - log(F_i + eps)) to ``kl`` [P, P] fp64.
+
+    Args:
+        largest: of the values.
+    """
     rows, n = values.shape
     assert mse.shape == (rows, rows), (values.shape, mse.shape)
     assert kl.shape == (rows, rows), (values.shape, kl.shape)
     native, device = module(), values.device
     with torch.cuda.device(device):
         workspace = torch.empty(native.cuda_pair_sums_workspace_size(rows, n), dtype=torch.float64, device=device)
-        _, exponent = math.frexp(values.amax().item()) if values.numel() else (0.0, 0)
+        _, exponent = math.frexp(largest)
         scale = 2.0 ** max(-126, min(126, 1 - exponent))
         pointers = workspace.data_ptr(), mse.data_ptr(), kl.data_ptr(), stream(device)
         native.cuda_pair_sums(values.data_ptr(), rows, n, eps, scale, *pointers)

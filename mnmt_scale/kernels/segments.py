@@ -76,8 +76,13 @@ class Segments:
 
     def task_of_rows(self, device: torch.device | str) -> Tensor:
         """[N] int64: the task of each row."""
-        lengths = torch.tensor([b - a for a, b in pairwise(self.offsets)], dtype=torch.int64, device=device)
-        return torch.tensor(self.tasks, dtype=torch.int64, device=device).repeat_interleave(lengths, output_size=self.rows)
+        lengths = on_device([b - a for a, b in pairwise(self.offsets)], torch.int64, device)
+        return on_device(self.tasks, torch.int64, device).repeat_interleave(lengths, output_size=self.rows)
+
+
+def on_device(numbers: Sequence[int] | Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """[n] of a few host numbers. ``torch.tensor(numbers, device=...)`` would wait for all that a GPU still has to do."""
+    return torch.tensor(numbers, dtype=dtype, device="cpu").to(device, non_blocking=True)
 
 
 def take(x: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

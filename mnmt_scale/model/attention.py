@@ -28,8 +28,13 @@ def uses_buckets(config: ModelConfig, device: torch.device | str, dtype: torch.d
     """Whether batches for this model should come with ``buckets``."""
     if config.attention != "auto":
         return config.attention == "bucketed"
-    varlen = torch.device(device).type == "cuda" and dtype in NARROW
+    varlen = has_varlen(torch.device(device), dtype, config.d_model // config.heads)
     return not varlen or config.attention_dropout > 0
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether torch's variable-length kernel (flash attention) takes heads like these."""
+    return device.type == "cuda" and dtype in NARROW and head_width % 8 == 0 and head_width <= 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout | Packed, dropou
     if isinstance(layout, BlockLayout):
         return block_attention(q, k, v, layout, dropout)
     assert not dropout, "packed attention has no dropout"
-    if q.device.type == "cuda" and q.dtype in NARROW:
+    if has_varlen(q.device, q.dtype, q.shape[1] // layout.heads):
         return _attend_varlen(q, k, v, layout)
     return _attend_masked(q, k, v, layout)
 

@@ -18,6 +18,7 @@ from ..kernels.ops.segmented_output import segmented_linear_cross_entropy
 from ..kernels.ops.segmented_wgrad import segmented_embedding, segmented_layer_norm, segmented_linear
 from ..kernels.ops.task_tape import TaskTape
 from ..kernels.segments import Segments
+from ..losses.task_loss import scale_of_tokens
 from .groups import parameter_group
 
 
@@ -127,10 +128,7 @@ def measured_task_losses(
         scales: [K] factor of each task in ``total``, 1/N_k as a rule: the weights of the tasks are the tape's.
     """
     segments = Segments.of(batch.target_segments)
-    scales = torch.as_tensor(scales, dtype=torch.float32, device=hidden.device)
-    assert scales.shape == (tape.num_tasks,), f"{tuple(scales.shape)} scales for {tape.num_tasks} tasks"
-    lengths = torch.tensor(batch.target_segments, device=hidden.device).diff()
-    token_scale = scales.repeat_interleave(lengths, output_size=hidden.shape[0])
+    token_scale = scale_of_tokens(scales, batch.target_segments, hidden.device)
     ids = torch.cat((batch.source_ids, batch.target_in))
     return TaskLosses(
         *segmented_linear_cross_entropy(

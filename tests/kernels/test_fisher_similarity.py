@@ -152,7 +152,7 @@ def test_operators_are_sound():
     x = values(130, rows=3)
     opcheck(ops._pack_masks, (x, torch.zeros(3)))
     opcheck(ops._mask_overlap, (ops.pack_masks(x, torch.zeros(3)),))
-    opcheck(ops._pair_sums, (x, 1e-16))
+    opcheck(ops._pair_sums, (x, 1e-16, x.max().item()))
 
 
 @pytest.mark.parametrize("parts", [(2500, 2500), (4999, 0, 1)])
@@ -198,3 +198,25 @@ def test_bad_masks_sums_and_metrics():
         ops.fisher_similarity(ONES, metrics=["cosine"])
     with pytest.raises(ValueError, match="metrics is"):
         ops.fisher_similarity(ONES, metrics=[])
+
+
+@pytest.mark.parametrize("metrics", [["overlap", "mse"], ["kl"], ["overlap"]])
+def test_sums_are_made_once_and_in_the_first_reading_of_a_function(monkeypatch, metrics):
+    log: list[str] = []
+    monkeypatch.setattr(
+        ops, "_pair_sums", lambda block, eps, largest: log.append("sums") or tuple(torch.ones(2, 3, 3).double())
+    )
+
+    def read():
+        for _ in range(2):
+            log.append("block")
+            yield values(200, rows=3)
+        log.append("end")
+
+    s = ops.fisher_similarity(read, metrics=metrics)
+    reading, with_sums = ["block", "block", "end"], ["block", "sums", "block", "sums", "end"]
+    expected = {1: with_sums, 4: with_sums + 3 * reading}
+    assert log == ([*4 * reading] if metrics == ["overlap"] else expected[1 if metrics == ["kl"] else 4])
+    for found, divisor in ((s.mse, 400), (s.kl, 1)):
+        assert found is None or torch.equal(found, torch.full((3, 3), 2.0 / divisor, dtype=torch.float64))
+    assert s.n == 400

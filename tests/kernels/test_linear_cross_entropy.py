@@ -312,6 +312,22 @@ def test_chunks_stay_within_their_bounds(vocabulary, device, dtype):
     assert rows * vocabulary * 4 <= max(chunks.CHUNK_BYTES[device], least * vocabulary * 4)
 
 
+def test_sums_per_task_are_one_reduction_that_waits_for_nothing(monkeypatch):
+    """Of a matrix torch's CUDA kernel would give all rows of a task to one thread, and check the lengths on the host."""
+    seen, reduce = [], torch.segment_reduce
+    monkeypatch.setattr(
+        torch, "segment_reduce", lambda x, *a, **k: (seen.append((x.dim(), k["unsafe"])), reduce(x, *a, **k))[1]
+    )
+    columns = torch.tensor([[1.0, 10.0], [2.0, float("nan")], [4.0, 40.0]])
+    sums, tokens = chunks.per_task(columns, None, 3, (0, 2, 2, 3))
+    torch.testing.assert_close(sums, torch.tensor([[3.0, float("nan")], [0.0, 0.0], [4.0, 40.0]]), equal_nan=True)
+    assert tokens.tolist() == [2, 0, 1]
+    sums, tokens = chunks.per_task(columns, torch.tensor([0, 3, 4]), 5, (0, 3, 5))
+    assert sums[1].isnan().tolist() == [False, True]
+    assert (sums[:, 0].tolist(), tokens.tolist()) == ([1.0, 6.0], [1, 2])
+    assert seen == [(1, True)] * 2
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 def test_on_gpu(dtype, tolerance):

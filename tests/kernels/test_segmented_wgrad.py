@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mnmt_scale.kernels import backend
 from mnmt_scale.kernels.ops import wgrad_products as products
@@ -119,8 +120,7 @@ def test_grouped_product_is_the_loop():
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 6e-3)])
-def test_on_a_gpu(layout, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def test_on_a_gpu(layout, dtype, tolerance):
     segments, K = LAYOUTS[layout]
     x, dy = random(segments.rows, 64, dtype=dtype).cuda(), random(segments.rows, 64, dtype=dtype, seed=1).cuda()
     weight, bias = linear_wgrad(x, dy, segments, K)
@@ -142,6 +142,33 @@ def test_opcheck():
     torch.library.opcheck(products.column_sums, (dy, *where))
     torch.library.opcheck(products.norm_sums, (x, dy, mean, rstd, *where))
     torch.library.opcheck(products.scatter, (index, dy, 5, *where))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_past_the_operators_the_bits_are_the_same(dtype, monkeypatch):
+    """In eager mode the functions are called, under a trace the operators."""
+    x, dy = random(12, 6, dtype=dtype), random(12, 6, seed=1, dtype=dtype)
+    _, mean, rstd = torch.native_layer_norm(x, [6], None, None, 1e-5)
+    segments, K = Segments((0, 5, 5, 12), (0, 1, 0)), 3
+    where = (list(segments.offsets), list(segments.tasks), K)
+    expected = [products.linear_products(x, dy, *where), products.column_sums(dy, *where)]
+    of_norm = products.norm_sums(x, dy, mean, rstd, *where)
+    with FakeTensorMode() as fake, monkeypatch.context() as patch:
+        patch.setattr(products, "_linear_products", None)
+        traced = [d.shape for d in linear_wgrad(fake.from_tensor(x), fake.from_tensor(dy), segments, K)]
+    for name in ("linear_products", "column_sums", "norm_sums"):
+        monkeypatch.setattr(products, name, None)
+    assert all(torch.equal(a, b) for a, b in zip(linear_wgrad(x, dy, segments, K), expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(norm_wgrad(x, dy, mean, rstd, segments, K), of_norm, strict=True))
+    assert traced == [(3, 6, 6), (3, 6)]
+    assert linear_wgrad(x, dy, segments, K, weight=False)[0] is linear_wgrad(x, dy, segments, K, bias=False)[1] is None
+
+
+def test_ends_of_pieces_are_copied_once():
+    ends = products.ends_on((0, 3, 3, 11), torch.device("cpu"))
+    assert (ends.tolist(), ends.dtype) == ([3, 3, 11], torch.int32)
+    assert products.ends_on((0, 3, 3, 11), torch.device("cpu")) is ends
+    assert products.ends_on((0, 3, 4, 11), torch.device("cpu")).tolist() == [3, 4, 11]
 
 
 @pytest.mark.parametrize("affine", ["weight and bias", "weight", "bias", "none"])

@@ -169,6 +169,18 @@ def test_opcheck_and_no_graph():
     torch.library.opcheck(ops._task_gram_combine, (gradients, 2, [], [1.0, 2.0]))
 
 
+def test_fragments_that_the_caller_made_give_the_same_bits(monkeypatch):
+    tasks = fragments(3, [(5,), (0,), (700,)], torch.float32)
+    weights = [torch.rand(5), torch.rand(0), torch.rand(700)]
+    for w in ([], weights):
+        gram, combined = task_gram_combine(tasks, [0.5, 0.0, -2.0], diagonal=w or None)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, "_task_gram_combine", None)
+            made, parts = ops.combine_made(tasks, [0.5, 0.0, -2.0], w)
+        assert torch.equal(made, gram)
+        assert all(torch.equal(a, b) for a, b in zip(parts, combined, strict=True))
+
+
 A, B = torch.randn(4), torch.randn(3)
 
 

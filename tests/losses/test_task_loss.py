@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mnmt_scale.losses.task_loss import task_losses
+from mnmt_scale.losses.task_loss import scale_of_tokens, task_losses
 from tests.support.batches import batch_of
 
 
@@ -38,3 +38,12 @@ def test_task_of_scale_zero_is_measured_and_has_no_gradient():
     assert losses.sums[1] > 0
     assert hidden.grad[:5].any()
     assert not hidden.grad[5:].any()
+
+
+@pytest.mark.parametrize("scales", [(0.5, 2.0, 3.0), torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)])
+def test_scale_of_tokens(scales):
+    found = scale_of_tokens(scales, (0, 2, 2, 3), torch.device("cpu"))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [0.5, 0.5, 3.0]
+    with pytest.raises(AssertionError, match="scales for 2 tasks"):
+        scale_of_tokens(scales, (0, 2, 3), torch.device("cpu"))

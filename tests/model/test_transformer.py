@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mnmt_scale.flow import IGNORE
+from mnmt_scale.model.attention import uses_buckets
 from mnmt_scale.model.config import ModelConfig
 from mnmt_scale.model.flops import training_flops
 from mnmt_scale.model.transformer import Transformer, sinusoids
@@ -275,3 +276,13 @@ def test_scales_must_match_the_tasks():
     model = build(small())
     with pytest.raises(AssertionError, match="scales"):
         model(batch_of(LENGTHS, tasks=3, vocabulary=V), (1.0,))
+
+
+def test_attention_is_packed_where_its_kernel_takes_heads_of_that_width():
+    def bucketed(width, device="cuda", dtype=torch.bfloat16):
+        return uses_buckets(ModelConfig(d_model=4 * width, heads=4), device, dtype)
+
+    assert not any(bucketed(width) for width in (8, 32, 64, 128, 256))
+    assert all(bucketed(width) for width in (2, 12, 36, 264))
+    assert bucketed(64, dtype=torch.float32)
+    assert bucketed(64, device="cpu")

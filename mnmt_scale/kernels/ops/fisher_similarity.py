@@ -9,7 +9,7 @@ parameters are 334 GB that need not be in memory at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import backend, native
 from ..arguments import check_contiguous, check_dtype, check_like, check_shape
 from ..reference import fisher_similarity as reference
-from .top_threshold import Blocks, Reduce, reader, top_threshold
+from .top_threshold import Blocks, Read, Reduce, reader, top_threshold
 
 __all__ = ["METRICS", "Similarity", "fisher_similarity", "mask_overlap", "pack_masks", "pair_sums", "top_threshold"]
 
@@ -59,7 +59,7 @@ def fisher_similarity(
 
     Args:
         blocks: a row a task, as ``top_threshold`` takes them; a function is called once, and three times more for the
-            thresholds of Overlap.
+            thresholds of Overlap. For a GPU and rows in host memory: ``HostBlocks``.
         fraction: share of a row's elements that its mask activates, chosen over the whole row.
         metrics: which of ``METRICS``.
         eps: added inside the logarithms.
@@ -73,23 +73,26 @@ def fisher_similarity(
         raise ValueError(f"metrics is {list(metrics)}, but must be some of {list(METRICS)}")
     _check_eps(eps)
     read = reader(blocks)
-    with_masks, with_sums = "overlap" in metrics, bool({"mse", "kl"} & set(metrics))
-    thresholds = top_threshold(blocks, fraction=fraction, reduce=reduce) if with_masks else None
-    n, shared, sums = 0, None, None
+    with_masks, sums = "overlap" in metrics, _PairSums(eps) if {"mse", "kl"} & set(metrics) else None
+    thresholds = None
+    if with_masks and sums is not None and callable(blocks):
+        # the first of its readings is the slow one (HostBlocks): the sums, which take longest, are made behind it
+        thresholds = top_threshold(sums.along(read), fraction=fraction, reduce=reduce)
+    elif with_masks:
+        thresholds = top_threshold(blocks, fraction=fraction, reduce=reduce)
+    shared = parameters = None
     for i, block in enumerate(read()):
         if shared is None:
-            P = block.shape[0]
-            shared = torch.zeros(P, P, dtype=torch.int64, device=block.device)
-            sums = torch.zeros(2, P, P, dtype=torch.float64, device=block.device)
+            shared = torch.zeros(block.shape[0], block.shape[0], dtype=torch.int64, device=block.device)
             parameters = shared.new_zeros(1)
         parameters += block.shape[1]
         if with_masks:
             shared += _mask_overlap(_pack_masks(block, thresholds))
-        if with_sums:
-            _check_fisher(f"blocks[{i}]", block)
-            sums += torch.stack(_pair_sums(block, eps))
-    for total in (parameters, shared, sums):
-        if reduce is not None:
+        if sums is not None and not sums.complete:
+            sums.add(i, block)
+    totals = None if sums is None else sums.totals
+    for total in (parameters, shared, totals):
+        if reduce is not None and total is not None:
             reduce(total)
     n = int(parameters)
     active = shared.diagonal().clone() if with_masks else None
@@ -98,9 +101,39 @@ def fisher_similarity(
         thresholds=thresholds,
         active=active,
         overlap=shared.double() / active[:, None] if with_masks else None,
-        mse=sums[0] / n if "mse" in metrics else None,
-        kl=sums[1].abs() if "kl" in metrics else None,
+        mse=totals[0] / n if "mse" in metrics else None,
+        kl=totals[1].abs() if "kl" in metrics else None,
     )
+
+
+class _PairSums:
+    """The sums of MSE and KL over blocks, made while these are read for something else too.
+
+    Attributes:
+        totals: [2, P, P] fp64; None before the first block.
+        complete: one whole reading went by.
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps, self.complete = eps, False
+        self.totals: Tensor | None = None
+
+    def add(self, number: int, block: Tensor) -> None:
+        largest = _check_fisher(f"blocks[{number}]", block)
+        found = torch.stack(_pair_sums(block, self.eps, largest))
+        self.totals = found if self.totals is None else self.totals + found
+
+    def along(self, read: Read) -> Read:
+        """``read``, whose first reading adds the blocks here."""
+
+        def tapped() -> Iterator[Tensor]:
+            for i, block in enumerate(read()):
+                if not self.complete:
+                    self.add(i, block)
+                yield block
+            self.complete = True
+
+        return tapped
 
 
 def pack_masks(values: Tensor, thresholds: Tensor) -> Tensor:
@@ -145,8 +178,7 @@ def pair_sums(values: Tensor, eps: float = 1e-16) -> tuple[Tensor, Tensor]:
     """
     (rows,) = reader(values)()
     _check_eps(eps)
-    _check_fisher("values", rows)
-    return _pair_sums(rows, eps)
+    return _pair_sums(rows, eps, _check_fisher("values", rows))
 
 
 def _check_eps(eps: float) -> None:
@@ -155,14 +187,16 @@ def _check_eps(eps: float) -> None:
         raise ValueError(f"eps is {eps}, but must be a normal fp32 number, between {limits.tiny} and {limits.max}")
 
 
-def _check_fisher(name: str, values: Tensor) -> None:
+def _check_fisher(name: str, values: Tensor) -> float:
+    """The largest of the values; 0 of none."""
     if values.numel() == 0:
-        return
+        return 0.0
     low, high = (x.item() for x in values.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name} must be finite, but its values run from {low} to {high}")
     if low < 0.0:
         raise ValueError(f"{name} must not be negative (a Fisher information is a mean of squares), but holds {low}")
+    return high
 
 
 # -------------------------------------------------------------------------------------------------------- torch operators
@@ -216,15 +250,16 @@ def _empty_counts(masks: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mnmt::pair_sums", mutates_args=())
-def _pair_sums(values: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _pair_sums(values: Tensor, eps: float, largest: float) -> tuple[Tensor, Tensor]:
+    """``largest`` of the values, of which ``cuda`` makes the power of two that they are scaled by."""
     how = _runs_as(values)
     if how == "reference":
         return reference.pair_sums(values, eps)
-    mse, kl = (x.zero_() for x in _empty_sums(values, eps))
+    mse, kl = (x.zero_() for x in _empty_sums(values, eps, largest))
     if how == "cuda":
         from .. import native_cuda
 
-        native_cuda.pair_sums(values, mse, kl, eps)
+        native_cuda.pair_sums(values, mse, kl, eps, largest)
     else:
         addresses = values.data_ptr(), *values.shape, eps, mse.data_ptr(), kl.data_ptr()
         native.module().pair_sums(*addresses, native.threads())
@@ -232,6 +267,6 @@ def _pair_sums(values: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 @_pair_sums.register_fake
-def _empty_sums(values: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _empty_sums(values: Tensor, eps: float, largest: float) -> tuple[Tensor, Tensor]:
     P = values.shape[0]
     return values.new_empty(P, P, dtype=torch.float64), values.new_empty(P, P, dtype=torch.float64)

@@ -18,6 +18,7 @@ from .. import ready_gradients
 from ..arguments import check_dtype, check_like, check_shape
 from ..chunks import Student, Workspace, check_facts, check_student, chunk_rows, logits_type, per_task, target_facts, wide_type
 from ..reference import linear_distillation as reference
+from ..segments import Segments, on_device
 from ..teachers import (
     DistillationLosses,
     HiddenTeacher,
@@ -121,8 +122,7 @@ def _tables(
     w0 = w0.repeat(table.shape[0]) if w0.dim() == 0 else w0
     check_shape("student_weight", w0, (table.shape[0],), f"teacher_weights of shape {list(table.shape)}")
     if languages is None:
-        lengths = torch.tensor(segments, device=hidden.device).diff()
-        languages = torch.arange(K, device=hidden.device).repeat_interleave(lengths, output_size=T)
+        languages = Segments.of(segments).task_of_rows(hidden.device)
     check_shape("languages", languages, (T,), "hidden")
     check_dtype("languages", languages, (torch.int64,))
     check_like("languages", languages, "hidden", hidden, dtype=False)
@@ -198,7 +198,7 @@ def _op(
     mixture = TeacherMixture(
         given, teacher_weights.to(wide), counts, y, tokens, temperature, chunk_tokens, workspace, every_teacher_nll
     )
-    repeats = torch.tensor(counts, device=device)
+    repeats = on_device(counts, torch.int64, device)
     w0 = student_weight.to(device, wide).repeat_interleave(repeats, output_size=n)
     gradient_scale, factor = ready_gradients.in_range(s, hidden.dtype)
     student = Student(

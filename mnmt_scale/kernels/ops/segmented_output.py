@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..chunks import check_facts, check_student, target_facts
 from ..once import differentiable_once
-from ..segments import Segments, take
+from ..segments import Segments, on_device, take
 from .linear_cross_entropy import linear_cross_entropy
 from .segmented_wgrad import Use, check_ids, check_matrix
 from .task_tape import TaskTape
@@ -75,7 +75,7 @@ def segmented_linear_cross_entropy(
 
 
 def _per_task(of_pieces: Tensor, segments: Segments, num_tasks: int) -> Tensor:
-    tasks = torch.tensor(segments.tasks, dtype=torch.int64, device=of_pieces.device)
+    tasks = on_device(segments.tasks, torch.int64, of_pieces.device)
     return of_pieces.new_zeros(num_tasks).index_add_(0, tasks, of_pieces)
 
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_like
-from .task_gram import task_gram, task_gram_combine
+from .task_gram import combine_made, task_gram, task_gram_combine
 
 Reduce = Callable[[str, Tensor, Tensor | None], Tensor]
 Diagonal = Callable[[str, Tensor | None], Tensor]
@@ -146,7 +146,7 @@ class TaskTape:
             alpha = [0.0] * self.num_tasks + alpha
             tasks = [[x] for x in beside] + tasks
         if self.reduce is None:
-            gram, combined = task_gram_combine(tasks, alpha, diagonal=weights)
+            gram, combined = combine_made(tasks, alpha, weights or [])
         else:  # the local gradients are combined, the reduced ones measured
             gram = task_gram(tasks, diagonal=weights)
             combined = task_gram_combine([list(own) for own in zip(*stacks, strict=True)], self.alpha)[1]

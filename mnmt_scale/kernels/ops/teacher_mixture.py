@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Workspace, logits_type, product, wide_type
+from ..segments import on_device
 from ..teachers import HiddenTeacher, ProbabilityTeacher, Teacher, TopKTeacher
 from .vocabulary_rows import student_rows, teacher_rows
 
@@ -57,7 +58,7 @@ class TeacherMixture:
         self.active = [[w != 0 for w in column] for column in table.t().tolist()]
         self.idle = [[everywhere and not active for active in column] for column in self.active]
         n, device = targets.shape[0], targets.device
-        repeats = torch.tensor(counts, device=device)
+        repeats = on_device(counts, torch.int64, device)
         self.by_teacher = table.t().contiguous().to(device).repeat_interleave(repeats, dim=1, output_size=n)
         self.weights = self.by_teacher.sum(dim=0)
         self.entropy = torch.zeros_like(self.weights)

@@ -9,11 +9,14 @@ Not one product with a [K, N] matrix of ones for the sums: a task whose gradient
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backend
+from ..eager import eager
 from ..reference import segmented_wgrad as reference
 from ..segments import Segments, take
 
@@ -29,6 +32,9 @@ def linear_wgrad(
         x: [N, in] input.  dy: [N, out] gradient of the output, of the same dtype; segments: of their rows.
         tasks: K.
     """
+    if eager(dy):
+        d_weight = _linear_products(x, dy, segments, tasks) if weight else None
+        return d_weight, _column_sums(dy, segments, tasks) if bias else None
     where = _flat(segments, tasks)
     return linear_products(x, dy, *where) if weight else None, column_sums(dy, *where) if bias else None
 
@@ -44,8 +50,8 @@ def norm_wgrad(
     where = _flat(segments, tasks)
     if not weight:
         return None, column_sums(dy, *where) if bias else None
-    d_weight, d_bias = norm_sums(x, dy, mean, rstd, *where)
-    return d_weight, d_bias if bias else None
+    sums = _norm_sums(x, dy, mean, rstd, segments, tasks) if eager(dy) else norm_sums(x, dy, mean, rstd, *where)
+    return sums[0], sums[1] if bias else None
 
 
 def embedding_wgrad(
@@ -87,7 +93,10 @@ def _sum_type(x: Tensor) -> torch.dtype:
 @torch.library.custom_op("mnmt::segmented_wgrad_linear", mutates_args=())
 def linear_products(x: Tensor, dy: Tensor, offsets: list[int], tasks: list[int], num_tasks: int) -> Tensor:
     """[K, out, in] ``dy_k^T x_k``."""
-    segments = Segments(offsets, tasks)
+    return _linear_products(x, dy, Segments(offsets, tasks), num_tasks)
+
+
+def _linear_products(x: Tensor, dy: Tensor, segments: Segments, num_tasks: int) -> Tensor:
     if _reference():
         return reference.linear_wgrad(x, dy, segments, num_tasks)
     if _can_group(x, dy, segments, num_tasks):
@@ -103,8 +112,14 @@ def linear_products(x: Tensor, dy: Tensor, offsets: list[int], tasks: list[int],
 
 def grouped_products(x: Tensor, dy: Tensor, segments: Segments) -> Tensor:
     """The same in one launch, for one piece a task."""
-    ends = torch.tensor(segments.offsets[1:], dtype=torch.int32, device=x.device)
-    return F.grouped_mm(dy.t(), x, offs=ends)
+    return F.grouped_mm(dy.t(), x, offs=ends_on(segments.offsets, x.device))
+
+
+@lru_cache(maxsize=16)
+def ends_on(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    """[P] int32 ends of the pieces. Kept, since a copy from the host waits for the device: all layers of a pass, which have
+    three sets of rows (source, target, both), would wait one after the other."""
+    return torch.tensor(offsets[1:], dtype=torch.int32, device=device)
 
 
 def _can_group(x: Tensor, dy: Tensor, segments: Segments, num_tasks: int) -> bool:
@@ -124,7 +139,10 @@ def _can_group(x: Tensor, dy: Tensor, segments: Segments, num_tasks: int) -> boo
 @torch.library.custom_op("mnmt::segmented_wgrad_sum", mutates_args=())
 def column_sums(dy: Tensor, offsets: list[int], tasks: list[int], num_tasks: int) -> Tensor:
     """[K, out] sums of the rows of each task."""
-    segments = Segments(offsets, tasks)
+    return _column_sums(dy, Segments(offsets, tasks), num_tasks)
+
+
+def _column_sums(dy: Tensor, segments: Segments, num_tasks: int) -> Tensor:
     if _reference():
         return reference.sum_wgrad(dy, segments, num_tasks)
     out = dy.new_empty(num_tasks, dy.shape[1])
@@ -138,7 +156,10 @@ def norm_sums(
     x: Tensor, dy: Tensor, mean: Tensor, rstd: Tensor, offsets: list[int], tasks: list[int], num_tasks: int
 ) -> tuple[Tensor, Tensor]:
     """[K, D] sums of ``dy * xhat`` and of ``dy``."""
-    segments = Segments(offsets, tasks)
+    return _norm_sums(x, dy, mean, rstd, Segments(offsets, tasks), num_tasks)
+
+
+def _norm_sums(x: Tensor, dy: Tensor, mean: Tensor, rstd: Tensor, segments: Segments, num_tasks: int) -> tuple[Tensor, Tensor]:
     if _reference():
         return reference.norm_wgrad(x, dy, mean, rstd, segments, num_tasks)
     D, wide = x.shape[1], _sum_type(x)
