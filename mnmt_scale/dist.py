@@ -72,6 +72,8 @@ def join(device: str | None = None) -> World:
     if chosen.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
+        # cuBLAS reads it once, when it is first used; without it torch warns at every product of a deterministic training
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(chosen)
     address, port = _rendezvous(place)
     _export(place, address, port)

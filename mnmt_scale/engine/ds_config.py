@@ -102,6 +102,7 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step, for a figure nobody reads
         "zero_optimization": {
             "stage": config.zero_stage,
             "contiguous_gradients": True,

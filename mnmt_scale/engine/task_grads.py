@@ -177,9 +177,9 @@ class TaskGradients:
             sums, tokens: [K] this rank's loss sums and token counts.
         """
         counts = len(batch.tasks)
-        local = [groups[g].double().cpu().flatten() for g in self.groups]
-        total = all_sum(torch.cat([*local, sums.double().cpu(), tokens.double().cpu()]))
-        *grams, sums, tokens = total.split([counts * counts] * len(local) + [counts, counts])
+        local = torch.cat([groups[g].double().flatten() for g in self.groups]).cpu()  # one wait for the device, not one a group
+        total = all_sum(torch.cat([local, sums.double().cpu(), tokens.double().cpu()]))
+        *grams, sums, tokens = total.split([counts * counts] * len(self.groups) + [counts, counts])
         planned = torch.tensor(batch.step_tokens, dtype=torch.float64)
         if over == "microbatch":  # known only now
             ratio = torch.where(tokens > 0, planned / tokens.clamp(min=1), 0.0)

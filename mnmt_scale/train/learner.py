@@ -123,7 +123,7 @@ class Learner:
         if watch is not None:
             seen = watch.finish()
         outcome = self.engine.step(tolerate=seen is not None and bool(seen.bad))
-        message = all_sum(torch.cat([sums.flatten(), torch.tensor([float(flag)], dtype=torch.float64)]))
+        message = all_sum(torch.cat([sums.flatten().cpu(), torch.tensor([float(flag)], dtype=torch.float64)]))
         totals = message[:-1].reshape(3, -1)
         self.step += 1
         counts = totals[2].clamp(min=1)
@@ -141,8 +141,9 @@ class Learner:
         return report, int(message[-1]), seen
 
     def _backward(self, batches: Sequence[TaskBatch], scales: tuple[float, ...], watch: Watch | None) -> Tensor:
-        """Forward and backward over the micro-batches; [3, K] this rank's loss sums, nll sums and token counts."""
-        sums = torch.zeros(3, len(scales), dtype=torch.float64)
+        """Forward and backward over the micro-batches; [3, K] this rank's loss sums, nll sums and token counts, on the device:
+        who reads them waits for it, and until the update is under way a GPU would stand still meanwhile."""
+        sums = torch.zeros(3, len(scales), dtype=torch.float64, device=self.engine.device)
         for batch in batches:
             seed_step(self.config.train.seed, batch.step, batch.micro, self.world.rank)
             here = batch.to(self.engine.device)
@@ -178,7 +179,7 @@ class Learner:
             with torch.no_grad():
                 losses = self.engine.forward(batch, (0.0,))
             if mine < len(batches):
-                sums += _sums(losses)[1:, 0]
+                sums += _sums(losses)[1:, 0].cpu()
         nll, tokens = all_sum(sums).tolist()
         return nll, int(tokens)
 
@@ -200,8 +201,8 @@ class Learner:
 
 
 def _sums(losses: TaskLosses) -> Tensor:
-    """[3, K] on the host: loss sums, nll sums, token counts."""
-    return torch.stack([losses.sums.double(), losses.nlls.double(), losses.tokens.double()]).cpu()
+    """[3, K] fp64: loss sums, nll sums, token counts."""
+    return torch.stack([losses.sums.double(), losses.nlls.double(), losses.tokens.double()]).detach()
 
 
 def _fresh_model(config: RunConfig, store: TokenStore) -> Transformer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mnmt_scale import dist
@@ -83,6 +85,28 @@ def test_unknown_device_and_device_that_is_not_there(environment, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(MnmtError, match="E802"):
         dist.join("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "set_before", "found"), [("cuda", None, ":4096:8"), ("cuda", ":16:8", ":16:8"), ("cpu", None, None)]
+)
+def test_products_on_a_gpu_are_deterministic(environment, monkeypatch, device, set_before, found):
+    """cuBLAS is told so before anything uses it; who has set it, and a CPU, is left alone."""
+    environment({})
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is restored
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    if set_before:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", set_before)
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", lambda d: None)
+    monkeypatch.setattr(dist, "_export", lambda *a: None)
+    monkeypatch.setattr(dist.td, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist.td, "init_process_group", lambda *a, **k: seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+    monkeypatch.setenv("DS_ACCELERATOR", os.environ.get("DS_ACCELERATOR", "cpu"))
+    dist.join(device)
+    assert seen == [found]
 
 
 def test_without_a_group_the_collectives_are_no_ops():
