@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.tokenizer import Tokenizer
 from ..model.incremental import Decoder, DecodingState
@@ -20,6 +21,9 @@ from .search import BLOCK, BeamSearch, GreedySearch, Hypothesis
 
 COMPACT = 8
 """Sentences that are done leave the batch once they are more than one in COMPACT: each leaving copies the caches."""
+
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's, which torch prefers on some GPUs: it plans a kernel anew for every shape, and here each step has its own."""
 
 LOGITS_BYTES = 1 << 28
 """Bound of one step's fp32 logits: batches of short sentences are cut at it where the vocabulary is large."""
@@ -97,12 +101,13 @@ def decode_ids(
         One hypothesis per sentence, in the order of ``sources``.
     """
     out: list[Hypothesis | None] = [None] * len(sources)
+    if limits is None:
+        limits = [length_limit(len(s) - 2, config, decoder.max_positions) for s in sources]
     for batch in decoding_batches([len(s) for s in sources], decoder.vocabulary_size, config):
-        chosen = [sources[i] for i in batch]
-        most = [
-            limits[i] if limits is not None else length_limit(len(sources[i]) - 2, config, decoder.max_positions) for i in batch
-        ]
-        for i, hypothesis in zip(batch, _decode_batch(decoder, chosen, most, tag, special, config), strict=True):
+        chosen, most = [sources[i] for i in batch], [limits[i] for i in batch]
+        with sdpa_kernel(ATTENTION):
+            found = _decode_batch(decoder, chosen, most, tag, special, config)
+        for i, hypothesis in zip(batch, found, strict=True):
             out[i] = hypothesis
     return out  # type: ignore[return-value]
 
@@ -135,10 +140,11 @@ def _decode_batch(
     out: list[Hypothesis | None] = [None] * len(sources)
     while True:
         tokens, parents = search.advance(scores)
-        done = search.done.cpu()
+        done = search.finished_now()
         if bool(done.all()) or int(done.sum()) * COMPACT > len(done):
-            for row in done.nonzero().flatten().tolist():
-                out[int(sentences[row])] = search.result(row)
+            gone = done.nonzero().flatten()
+            for sentence, found in zip(sentences[gone].tolist(), search.results(gone.to(device)), strict=True):
+                out[sentence] = found
             alive = (~done).nonzero().flatten()
             if not len(alive):
                 return out  # type: ignore[return-value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from .testsets import TreeTexts
 
 PROFILE_LINES = 2000
 """Training lines per language and pair that the language profiles are made from, spread evenly over the corpus."""
+LANGUAGE_LINES = 20_000
+"""And of one language in all: a pivot would else be as much text as all other languages together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +156,16 @@ class Scope:
 
 
 def profile_text(store: TokenStore, languages: Sequence[str], lines: int = PROFILE_LINES) -> dict[str, list[str]]:
-    """Training text of each language, decoded from the store: at most ``lines`` from every pair that has it."""
+    """Training text of each language, decoded from the store: at most ``lines`` from every pair that has it, and of one in
+    many pairs so many fewer of each that they are LANGUAGE_LINES in all."""
     out: dict[str, list[str]] = {language: [] for language in languages}
+    pairs = Counter(language for pair in store.pairs("train") for language in pair.split("-"))
     for pair in store.pairs("train"):
         for language in pair.split("-"):
             if language in out:
                 side = store.pair(pair, "train").side(language)
-                count = len(side.offsets) - 1
-                starts = [count * i // lines for i in range(lines)] if count > lines else range(count)
+                count, most = len(side.offsets) - 1, min(lines, max(1, LANGUAGE_LINES // pairs[language]))
+                starts = [count * i // most for i in range(most)] if count > most else range(count)
                 rows = [side.tokens[int(side.offsets[i]) : int(side.offsets[i + 1])].tolist() for i in starts]
                 out[language] += store.tokenizer.decode(rows)
     return {language: text for language, text in out.items() if text}

@@ -23,10 +23,13 @@ def script_of(character: str) -> str | None:
     return {"CJK": "HAN", "MODIFIER": None, "IDEOGRAPHIC": "HAN"}.get(name, name)
 
 
-def count_scripts(text: str) -> Counter[str]:
-    """Letters of each script."""
+def count_scripts(lines: Iterable[str]) -> Counter[str]:
+    """Letters of each script in all lines together."""
+    characters: Counter[str] = Counter()
+    for line in lines:
+        characters.update(line)
     counts: Counter[str] = Counter()
-    for character, times in Counter(text).items():
+    for character, times in characters.items():
         if script := script_of(character):
             counts[script] += times
     return counts
@@ -34,14 +37,12 @@ def count_scripts(text: str) -> Counter[str]:
 
 def scripts_of(lines: Iterable[str]) -> dict[str, float]:
     """Share of each script in the letters of ``lines``; empty where there are no letters."""
-    total: Counter[str] = Counter()
-    for line in lines:
-        total += count_scripts(line)
+    total = count_scripts(lines)
     letters = sum(total.values())
     return {script: n / letters for script, n in sorted(total.items())} if letters else {}
 
 
 def main_script(text: str) -> str | None:
     """The script of most letters, the first by name of equals; None without letters."""
-    counts = count_scripts(text)
+    counts = count_scripts([text])
     return min(counts, key=lambda s: (-counts[s], s)) if counts else None

@@ -91,6 +91,7 @@ class BeamSearch:
         self.best_tokens = torch.zeros(size, 0, dtype=torch.long, device=device)
         self.best_length = torch.zeros(size, dtype=torch.long, device=device)
         self.done = torch.zeros(size, dtype=torch.bool, device=device)
+        self.failed = torch.zeros(1, dtype=torch.bool, device=device)
 
     def advance(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Takes log-probabilities of the next token, [B, 1, V] at first and [B, G, V] then (-inf: forbidden).
@@ -99,8 +100,7 @@ class BeamSearch:
             tokens [B, G] that the running hypotheses now end with, and parents [B, G], the hypotheses they continue.
         """
         scores, parents, tokens = best_continuations(log_probs, self.scores, 2 * self.beam)
-        if bool(scores[:, 0].isnan().any()):
-            raise MnmtError("E501", "the model's output is not finite", remedy="translate with an earlier checkpoint")
+        self.failed = self.failed | scores[:, 0].isnan().any()
         self.length += 1
         ends = (tokens == self.eos) | (self.length >= self.limits)[:, None]
         self._finish(scores, parents, tokens, ends)
@@ -140,10 +140,17 @@ class BeamSearch:
         for name in ("limits", "scores", "tokens", "finished", "best_tokens", "best_length", "done"):
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
-    def result(self, row: int) -> Hypothesis:
-        """The best finished hypothesis of a sentence that is done."""
-        tokens = self.best_tokens[row, : int(self.best_length[row])].tolist()
-        return Hypothesis(tokens[:-1] if tokens and tokens[-1] == self.eos else tokens, float(self.finished[row, 0]))
+    def finished_now(self) -> Tensor:
+        """[B] which sentences are done, on the CPU; E501 where a score was not a number."""
+        return _done(self.done, self.failed)
+
+    def results(self, rows: Tensor) -> list[Hypothesis]:
+        """The best finished hypotheses of the sentences ``rows``, which are done."""
+        found = (x.index_select(0, rows).tolist() for x in (self.best_tokens, self.best_length, self.finished[:, 0]))
+        return [
+            Hypothesis(tokens[: length - 1] if length and tokens[length - 1] == self.eos else tokens[:length], score)
+            for tokens, length, score in zip(*found, strict=True)
+        ]
 
 
 class GreedySearch:
@@ -156,12 +163,12 @@ class GreedySearch:
         self.limits, self.eos, self.length = limits, eos, 1
         self.tokens = torch.zeros(limits.shape[0], 0, dtype=torch.long, device=limits.device)
         self.done = torch.zeros(limits.shape[0], dtype=torch.bool, device=limits.device)
+        self.failed = torch.zeros(1, dtype=torch.bool, device=limits.device)
 
     def advance(self, logits: Tensor) -> tuple[Tensor, None]:
         """[B, 1, V] -> tokens [B, 1]; there are no parents."""
         best, token = _row_max(logits[:, 0])
-        if bool(best.isnan().any()):
-            raise MnmtError("E501", "the model's output is not finite", remedy="translate with an earlier checkpoint")
+        self.failed = self.failed | best.isnan().any()
         self.length += 1
         token = torch.where(self.done, self.eos, token)
         self.tokens = torch.cat([self.tokens, token[:, None]], 1)
@@ -173,10 +180,24 @@ class GreedySearch:
         for name in ("limits", "tokens", "done"):
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
-    def result(self, row: int) -> Hypothesis:
-        """The translation of a sentence that is done."""
-        tokens = self.tokens[row].tolist()
-        return Hypothesis(tokens[: tokens.index(self.eos)] if self.eos in tokens else tokens, math.nan)
+    def finished_now(self) -> Tensor:
+        """[B] which sentences are done, on the CPU; E501 where a logit was not a number."""
+        return _done(self.done, self.failed)
+
+    def results(self, rows: Tensor) -> list[Hypothesis]:
+        """The translations of the sentences ``rows``, which are done."""
+        return [
+            Hypothesis(tokens[: tokens.index(self.eos)] if self.eos in tokens else tokens, math.nan)
+            for tokens in self.tokens.index_select(0, rows).tolist()
+        ]
+
+
+def _done(done: Tensor, failed: Tensor) -> Tensor:
+    """Both in one transfer: a GPU is waited for once a step."""
+    flags = torch.cat([done, failed]).cpu()
+    if bool(flags[-1]):
+        raise MnmtError("E501", "the model's output is not finite", remedy="translate with an earlier checkpoint")
+    return flags[:-1]
 
 
 def _row_max(x: Tensor) -> tuple[Tensor, Tensor]:

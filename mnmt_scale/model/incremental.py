@@ -37,7 +37,7 @@ class Decoder:
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self.scale = math.sqrt(config.d_model)
         self.first_position = model.pad_id + 1
-        self.positions: Tensor = model.positions
+        self.positions: Tensor = model.positions.to(self.dtype)
         self.activation = ACTIVATIONS[config.activation]
         self.pre_norm = config.norm == "pre"
         self.encoder = [_Layer(layer, cross=False) for layer in model.encoder.layers]
@@ -60,7 +60,7 @@ class Decoder:
     def embed(self, ids: Tensor, start: int) -> Tensor:
         """Scaled embeddings of ``ids`` [B, n] at positions start .. start + n - 1: [B, n, D]."""
         first = self.first_position + start
-        positions = self.positions[first : first + ids.shape[1]].to(self.dtype)
+        positions = self.positions[first : first + ids.shape[1]]
         return torch.add(positions, F.embedding(ids, self.embedding), alpha=self.scale)
 
     def encode(self, source_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -71,10 +71,13 @@ class Decoder:
             lengths: [B] tokens of each sentence.
 
         Returns:
-            Hidden states [B, S, D] and the mask [B, 1, 1, S] that is True at tokens; None where nothing is padded.
+            Hidden states [B, S, D] and the mask [B, 1, 1, S], 0 at tokens and -inf behind them; None where nothing is padded.
         """
-        mask = torch.arange(source_ids.shape[1], device=self.device) < lengths.to(self.device)[:, None]
-        attend = None if bool(mask.all()) else mask[:, None, None, :]
+        attend = None
+        if int(lengths.min()) < source_ids.shape[1]:
+            beyond = torch.arange(_aligned(source_ids.shape[1]), device=self.device) >= lengths.to(self.device)[:, None]
+            mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device).masked_fill_(beyond, -math.inf)
+            attend = mask[:, None, None][..., : source_ids.shape[1]]
         x = self.embed(source_ids.to(self.device), 0)
         for layer in self.encoder:
             y = self.before(x, layer.self_norm)
@@ -119,8 +122,10 @@ class DecodingState:
         for layer in decoder.decoder:
             k, v = F.linear(hidden, *layer.cross_kv).chunk(2, dim=-1)
             self.source_kv.append((decoder.heads(k).contiguous(), decoder.heads(v).contiguous()))
-        self.cache: list[tuple[Tensor, Tensor]] = []
+        self.cache: list[Tensor] = []  # of each layer [2, B, H, capacity, h]: keys and values
+        # [B, G, capacity] of the cache, in the model's dtype: 0 or -inf, added to the scores
         self.ancestors: Tensor | None = None
+        self.own = hidden.new_full((beam, beam), -math.inf).fill_diagonal_(0.0)
         self.used = self.prompt = self.generated = 0
 
     def begin(self, prompt: Tensor) -> Tensor:
@@ -128,8 +133,8 @@ class DecodingState:
         self.prompt = prompt.shape[1]
         causal = torch.ones(self.prompt, self.prompt, dtype=torch.bool, device=self.decoder.device).tril()
         x = self._layers(self.decoder.embed(prompt.to(self.decoder.device), 0), causal)
-        if self.beam > 1:  # fp32 0 or -inf: added to the scores; capacity follows the cache
-            self.ancestors = x.new_zeros(self.size, self.beam, self.prompt)
+        if self.beam > 1:
+            self.ancestors = x.new_zeros(self.size, self.beam, self.cache[0].shape[3])
         return F.linear(x[:, -1], self.decoder.embedding)
 
     def step(self, tokens: Tensor, parents: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -145,13 +150,13 @@ class DecodingState:
             Logits of the next token [B*G, V], row b*G + g, in the model's dtype.
         """
         mask = None
+        self._reserve(self.used + self.beam)
         if self.ancestors is not None:
             if parents is not None and self.generated:
                 index = parents[:, :, None].expand(-1, -1, self.ancestors.shape[2])
                 self.ancestors = self.ancestors.gather(1, index)
-            own = self.ancestors.new_full((self.beam, self.beam), -math.inf).fill_diagonal_(0.0)
-            self.ancestors = torch.cat([self.ancestors, own.expand(self.size, -1, -1)], dim=2)
-            mask = self.ancestors[:, None]
+            self.ancestors[:, :, self.used : self.used + self.beam] = self.own
+            mask = self.ancestors[:, None, :, : self.used + self.beam]
         positions = self.prompt + self.generated
         self.generated += 1
         x = self._layers(self.decoder.embed(tokens.reshape(-1, 1), positions).view(self.size, self.beam, -1), mask)
@@ -163,7 +168,7 @@ class DecodingState:
         self.source_kv = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.source_kv]
         if self.source_mask is not None:
             self.source_mask = self.source_mask.index_select(0, rows)
-        self.cache = [(_kept(k, rows, self.used), _kept(v, rows, self.used)) for k, v in self.cache]
+        self.cache = [_kept(cache, rows, self.used) for cache in self.cache]
         if self.ancestors is not None:
             self.ancestors = self.ancestors.index_select(0, rows)
 
@@ -173,11 +178,11 @@ class DecodingState:
         self._reserve(end)
         for number, layer in enumerate(decoder.decoder):
             y = decoder.before(x, layer.self_norm)
-            q, k, v = (decoder.heads(part) for part in F.linear(y, *layer.qkv).chunk(3, dim=-1))
-            keys, values = self.cache[number]
-            keys[:, :, start:end] = k
-            values[:, :, start:end] = v
-            y = _attend(q, keys[:, :, :end], values[:, :, :end], mask)
+            qkv = F.linear(y, *layer.qkv).unflatten(-1, (3, decoder.config.heads, -1)).permute(2, 0, 3, 1, 4)
+            cache = self.cache[number]
+            cache[:, :, :, start:end] = qkv[1:]
+            keys, values = cache[:, :, :, :end].unbind()
+            y = _attend(qkv[0], keys, values, mask)
             x = decoder.after(x, F.linear(y, *layer.self_out), layer.self_norm)
             q = decoder.heads(F.linear(decoder.before(x, layer.cross_norm), *layer.cross_q))
             y = _attend(q, *self.source_kv[number], self.source_mask)
@@ -188,17 +193,18 @@ class DecodingState:
 
     def _reserve(self, positions: int) -> None:
         """Makes room for ``positions`` cached positions, doubling so that copies stay few."""
-        have = self.cache[0][0].shape[2] if self.cache else 0
+        have = self.cache[0].shape[3] if self.cache else 0
         if positions <= have:
             return
-        config, capacity = self.decoder.config, max(positions, 2 * have, self.prompt + 16 * self.beam)
-        shape = (self.size, config.heads, capacity, config.d_model // config.heads)
+        config, capacity = self.decoder.config, _aligned(max(positions, 2 * have, self.prompt + 16 * self.beam))
+        shape = (2, self.size, config.heads, capacity, config.d_model // config.heads)
         weight = self.decoder.embedding
-        grown = [(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.decoder.decoder]
-        for old, new in zip(self.cache, grown, strict=False):
-            for before, after in zip(old, new, strict=True):
-                after[:, :, : self.used] = before[:, :, : self.used]
+        grown = [weight.new_empty(shape) for _ in self.decoder.decoder]
+        for before, after in zip(self.cache, grown, strict=False):
+            after[:, :, :, : self.used] = before[:, :, :, : self.used]
         self.cache = grown
+        if self.ancestors is not None:
+            self.ancestors = F.pad(self.ancestors, (0, capacity - have))
 
 
 Norm = tuple[Tensor | None, Tensor | None, float]
@@ -241,8 +247,13 @@ def _project(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
     return F.linear(x, weight) if out is None else torch.mm(x, weight.T, out=out)
 
 
-def _kept(x: Tensor, rows: Tensor, used: int) -> Tensor:
+def _aligned(columns: int) -> int:
+    """Columns of a mask's rows in memory: where they do not begin at multiples of 8, torch copies the mask in every layer."""
+    return -(-columns // 8) * 8
+
+
+def _kept(cache: Tensor, rows: Tensor, used: int) -> Tensor:
     """Chosen sentences of a cache; only what is used is copied, the capacity stays."""
-    kept = x.new_empty((rows.shape[0], *x.shape[1:]))
-    kept[:, :, :used] = x[:, :, :used].index_select(0, rows)
+    kept = cache.new_empty((2, rows.shape[0], *cache.shape[2:]))
+    kept[:, :, :, :used] = cache[:, :, :, :used].index_select(1, rows)
     return kept

@@ -151,9 +151,13 @@ def test_classes_and_means():
     assert averages({}) == {}
 
 
-def test_profiles_take_lines_from_the_whole_corpus(store):
+def test_profiles_take_lines_from_the_whole_corpus(store, monkeypatch):
     text = profile_text(store, ["de", "en", "fr"], lines=4)
     assert {language: len(lines) for language, lines in text.items()} == {"de": 4, "fr": 4, "en": 12}
+    monkeypatch.setattr("mnmt_scale.evaluation.scope.LANGUAGE_LINES", 8)
+    fewer = profile_text(store, ["de", "en", "fr"], lines=4)
+    assert {language: len(lines) for language, lines in fewer.items()} == {"de": 4, "fr": 4, "en": 6}
+    assert fewer["de"] == text["de"]
     side = store.pair("de-en", "train").side("de")
     starts = [int(side.offsets[i]) for i in (0, 7, 15, 22)]
     assert [line.split()[0] for line in text["de"]] == [store.tokenizer.decode([[side.tokens[s]]])[0] for s in starts]

@@ -92,7 +92,7 @@ def test_wide_beam_is_exhaustive_search(seed, length_penalty):
     while not bool(search.done.all()):
         tokens, _ = search.advance(rows)
         rows = table[tokens]
-    found = search.result(0)
+    (found,) = search.results(torch.tensor([0]))
     assert tuple(found.tokens) == best[1]
     assert found.score == pytest.approx(best[0], abs=1e-5)
 
@@ -110,7 +110,7 @@ def test_longer_hypothesis_wins_with_length_penalty_only():
         while not bool(search.done.all()):
             tokens, _ = search.advance(rows)
             rows = table[tokens]
-        return search.result(0).tokens
+        return search.results(torch.tensor([0]))[0].tokens
 
     assert run(0.0) == []
     assert run(2.0) == [b] * 5
@@ -152,7 +152,7 @@ def test_ties_do_not_depend_on_the_place_in_the_batch(beam):
         while not bool(search.done.all()):
             search.advance(rows)
             rows = flat.expand(-1, beam, -1)
-        results.append([search.result(i).tokens for i in range(5)])
+        results.append([h.tokens for h in search.results(torch.arange(5))])
     assert results[0] == results[1]
     assert all(tokens == results[0][0] for tokens in results[0])
 

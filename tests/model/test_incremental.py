@@ -8,6 +8,7 @@ import torch
 from mnmt_scale.data.packing import pack_batch
 from mnmt_scale.evaluation.config import EvaluationConfig
 from mnmt_scale.evaluation.decode import Special, decode_ids
+from mnmt_scale.model import incremental
 from mnmt_scale.model.config import ModelConfig
 from mnmt_scale.model.incremental import Decoder, DecodingState
 from mnmt_scale.model.transformer import Transformer
@@ -156,6 +157,39 @@ def test_logits_are_written_where_asked():
     torch.testing.assert_close(wide[:4, :60], expected)
     assert (wide[:, 60:] == -7).all()
     assert (wide[4] == -7).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_are_such_that_a_gpu_copies_none(monkeypatch, dtype):
+    """Additive, in the model's dtype, rows at multiples of 8: otherwise torch converts or copies them in every layer."""
+    masks = []
+    attend = incremental._attend
+    monkeypatch.setattr(incremental, "_attend", lambda q, k, v, mask: (masks.append(mask), attend(q, k, v, mask))[1])
+    state, _ = begin(make_model().to(dtype), sentences(5, 11), beam=3)
+    del masks[:]
+    for _ in range(18):  # more than one capacity of the cache
+        state.step(torch.full((5, 3), 10), torch.zeros(5, 3, dtype=torch.long))
+    assert len(masks) == 18 * 2 * 3
+    for mask in masks:
+        assert mask.dtype == dtype
+        assert mask.stride(-1) == 1
+        assert all(stride % 8 == 0 for stride in mask.stride()[:-1])
+
+
+def test_attention_kernels_that_plan_by_shape_are_left_out(monkeypatch):
+    """cuDNN's would be planned anew at every step; afterwards torch chooses as before."""
+    seen = []
+    attend = incremental._attend
+    monkeypatch.setattr(
+        incremental, "_attend", lambda *args: (seen.append(torch.backends.cuda.cudnn_sdp_enabled()), attend(*args))[1]
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    framed = [[TOKENIZER.tag_id("de"), *s, EOS] for s in sentences(3, 5)]
+    decode_ids(Decoder(make_model()), framed, TOKENIZER.tag_id("en"), Special.of(TOKENIZER), EvaluationConfig(beam=2))
+    assert not any(seen)
+    assert len(seen) > 5
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 @pytest.mark.gpu
