@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from ..train.lookahead import hold
 from ..train.observe import observe
 from ..train.train import method_of, resolve_tasks
 from .method_cost import judged, paired, report
+from .method_text import largest, opened, text_of
 from .table import Row, row
-from .timing import Clock
+from .timing import Clock, chosen_device, release
 from .train import SIZES
-from .train_data import constructed, prepared
 
 ERROR_BOUND = 0.2
 """Largest standard error of a cell with all directions over that with one at random, at equal time."""
@@ -52,53 +52,61 @@ __all__ = ["BENCH", "ERROR_BOUND", "bench_affinity", "report"]
 def bench_affinity(
     *,
     data: Path | None = None,
+    store: Path | None = None,
     preset: str | None = None,
-    vocabulary_size: int = 4000,
+    vocabulary_size: int | None = None,
     budget: int = 4096,
     held: int = 512,
     tasks: Sequence[int] = (11,),
     rounds: int = 5,
+    seconds: float | None = None,
     threads: int | None = None,
+    device: str | None = None,
     dtypes: Sequence[str] = ("fp32",),
     work: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
-    """Measure probing against joint training, on a GPU where there is one.
+) -> Iterator[Row]:
+    """Measure probing against joint training.
 
     Args:
-        data: OPUS-100 tree; None: constructed languages.
+        data, store: OPUS-100 tree, None: constructed languages; or a prepared token store.
         preset: of ``ModelConfig``; None: 3+3 layers, 256/1024, 4 heads.
+        vocabulary_size: V of the model, at least that of the text; None: the text's.
         budget: tokens of a step on its longer side.
         held: ``method.affinity.held_tokens``.
-        tasks: N, directions of the training; those beyond what the text has become as many as there are.
+        tasks: N, directions of the training, those with the most text; those beyond what it has become as many as there are.
         rounds: stretches of each contender, after one that is not counted.
-        threads: of torch on CPU; None: all cores.
+        seconds: about what the stretches of one N in one dtype may take; two of each are made however long they are.
+        threads, device: of torch on CPU, None: all cores; ``cpu`` or ``cuda``, None: a GPU where there is one.
         work: keeps the token store there instead of in a temporary directory.
 
     Returns:
         Rows as in ``table.py``; ``settings["bound"]`` and ``["met"]`` where a bound is stated, ``["limit"]`` the least that
-        can be reached.
+        can be reached. An N that cannot be measured is a row that says why.
+
+    Raises:
+        MnmtError: E102 for an unknown device, or a vocabulary smaller than that of the text.
     """
     assert rounds > 1, "no variance"
+    where = chosen_device(device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            place = work or Path(temporary)
-            place.mkdir(parents=True, exist_ok=True)
-            corpus = data or constructed(place)
-            say("preparing text")
-            found = prepared(corpus, place, vocabulary_size)
-            model = {"preset": preset} if preset else SIZES
-            names = TokenStore.open(Path(found.store)).report["tasks"]
-            rows: list[Row] = []
+            found, text = text_of(data, store, work or Path(temporary), vocabulary_size, None, say)
+            there = TokenStore.open(Path(found.store))
             for dtype in dtypes:
-                for N in sorted({min(n, len(names)) for n in tasks}):
-                    case = f"{corpus.name}, N = {N}"
+                for N in sorted({min(n, len(there.report["tasks"])) for n in tasks}):
+                    case, model = f"{text}, N = {N}", {"preset": preset} if preset else SIZES
                     say(f"{case}, {dtype}: {rounds} stretches of {2 * N} steps of {len(SETTINGS)} trainings")
-                    config = _config(found, names[:N], model, dtype, budget)
-                    rows += _measure(config, case, held, rounds)
-            return rows
+                    config = _config(found, largest(there, N), model, dtype, budget, where)
+                    try:
+                        yield from _measure(config, case, held, rounds, seconds, where, vocabulary_size)
+                    except Exception as error:
+                        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+                        settings = {"dtype": dtype, "device": where.type, "error": problem}
+                        yield row(BENCH, case, ALL, "training over joint", None, "x", **settings)
+                    release(where)
     finally:
         torch.set_num_threads(before)
 
@@ -127,14 +135,16 @@ class Contender:
     tokens: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, config: RunConfig, held: int) -> Contender:
+    def of(
+        cls, name: str, config: RunConfig, held: int, device: str | None = None, vocabulary_size: int | None = None
+    ) -> Contender:
         settings = SETTINGS[name]
         method: dict[str, Any] = {"name": "joint"}
         if settings is not None:
             method = {"name": "affinity", "affinity": {"held_tokens": held, "window_steps": _ONE_WINDOW, **settings}}
         config = RunConfig.model_validate(config.model_dump() | {"method": method})
-        store = TokenStore.open(Path(config.data.store))
-        learner = Learner.build(config, store, resolve_tasks(config, store), dist.join())
+        store = opened(Path(config.data.store), vocabulary_size)
+        learner = Learner.build(config, store, resolve_tasks(config, store), dist.join(device))
         learner.engine.module.train()
         clock = Clock(learner.world.device, flush=False)
         return cls(name, learner, method_of(learner), clock, RunLog(Path(config.data.store), active=False))
@@ -176,12 +186,16 @@ class Contender:
         return sum(done.tokens)
 
 
-def _config(data: DataConfig, tasks: Sequence[str], model: Mapping[str, Any], dtype: str, budget: int) -> RunConfig:
+def _config(
+    data: DataConfig, tasks: Sequence[str], model: Mapping[str, Any], dtype: str, budget: int, device: torch.device
+) -> RunConfig:
+    """On a GPU the next step is made while it computes, as in a training; on CPU that would take the cores of whoever is
+    timed."""
     return RunConfig.model_validate(
         {
             "data": data.model_dump() | {"tasks": list(tasks)},
             "model": dict(model),
-            "batch": {"batch_tokens": budget, "prefetch": False},
+            "batch": {"batch_tokens": budget, "prefetch": device.type == "cuda"},
             "engine": {
                 "dtype": dtype,
                 "optimizer": {"learning_rate": 1e-3},
@@ -191,20 +205,33 @@ def _config(data: DataConfig, tasks: Sequence[str], model: Mapping[str, Any], dt
     )
 
 
-def _measure(config: RunConfig, case: str, held: int, rounds: int) -> list[Row]:
+def _measure(
+    config: RunConfig,
+    case: str,
+    held: int,
+    rounds: int,
+    seconds: float | None,
+    device: torch.device,
+    vocabulary_size: int | None,
+) -> list[Row]:
     """Rows of one N in one dtype."""
-    contenders = [Contender.of(name, config, held) for name in SETTINGS]
+    contenders: list[Contender] = []
     try:
-        N = len(contenders[0].learner.tasks)
-        settings = _settings(contenders[0].learner, held, rounds)
+        for name in SETTINGS:
+            contenders.append(Contender.of(name, config, held, device.type, vocabulary_size))
+        N, spent = len(contenders[0].learner.tasks), 0.0
         for number in range(-1, rounds):
             if number == 0:
                 for contender in contenders:
                     contender.forget()
+            if seconds is not None and number >= 2 and spent * (1 + 1 / number) > seconds:
+                rounds = number
+                break
             first = number % len(contenders)
             for contender in [*contenders[first:], *contenders[:first]]:
                 contender.stretch(2 * N)
-        return _rows({c.name: c for c in contenders}, case, N, settings)
+            spent = sum(sum(contender.seconds) for contender in contenders)
+        return _rows({c.name: c for c in contenders}, case, N, _settings(contenders[0].learner, held, rounds))
     finally:
         for contender in contenders:
             contender.learner.close()
@@ -248,6 +275,7 @@ def _settings(learner: Learner, held: int, rounds: int) -> dict[str, Any]:
         "width": f"{c.d_model}/{c.d_ffn}",
         "heads": c.heads,
         "vocabulary": learner.store.tokenizer.vocabulary_size,
+        "preset": learner.config.model.preset or "",
         "batch_tokens": learner.config.batch.batch_tokens,
         "held_tokens": held,
         "rounds": rounds,

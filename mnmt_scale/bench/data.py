@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -49,8 +49,8 @@ def bench_data(
     seconds: float = 0.5,
     text_pairs: int = 40_000,
     log: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Measure, and give ``{"rows": [...]}`` for ``bench.table.write_tables``.
+) -> Iterator[Row]:
+    """The rows, as soon as measured.
 
     Args:
         data: an OPUS-100 tree; constructed languages by default.
@@ -77,9 +77,9 @@ def bench_data(
         report = prepare(config, log=lambda line: None)
         took = time.perf_counter() - start
         read = sum(counts["read"] for counts in report["pairs"].values())
-        rows = [row("data", "prepare, all stages", NAME, _RATE, read / took, _RATE, text=text, pairs=read, threads="library")]
+        yield row("data", "prepare, all stages", NAME, _RATE, read / took, _RATE, text=text, pairs=read, threads="library")
         log("cleaning and encoding, one thread")
-        rows += _text_rows(config, text, text_pairs, repetitions)
+        yield from _text_rows(config, text, text_pairs, repetitions)
         small = Path(config.store)
         for size in (fewer_pairs, pairs):
             log(f"a store of {size:,} sentence pairs")
@@ -87,9 +87,8 @@ def bench_data(
             held = repeat_store(small, large, size)
             found = _apart(measure_loader, large, tuple(batch_tokens), tasks_per_batch, repetitions, seconds)
             settings = {"text": text, "pairs": held, "tasks_per_batch": tasks_per_batch or "all", "threads": 1}
-            rows += loader_rows(found, settings)
+            yield from loader_rows(found, settings)
             shutil.rmtree(large)
-    return {"rows": rows}
 
 
 def loader_rows(found: dict[str, Any], settings: dict[str, Any]) -> list[Row]:
@@ -185,7 +184,7 @@ def anonymous_bytes() -> int:
     return 0
 
 
-def _text_rows(config: DataConfig, text: str, limit: int, repetitions: int) -> list[Row]:
+def _text_rows(config: DataConfig, text: str, limit: int, repetitions: int) -> Iterator[Row]:
     """Cleaning and encoding of up to ``limit`` sentence pairs of the largest corpora, one core."""
     tokenizer = TokenStore.open(config.store).tokenizer
     blocks: list[tuple[list[str], list[str]]] = []
@@ -210,12 +209,10 @@ def _text_rows(config: DataConfig, text: str, limit: int, repetitions: int) -> l
 
     size = sum(len(line) for block in blocks for side in block for line in side) / held
     settings = {"text": text, "pairs": held, "threads": 1, "characters_per_pair": round(size, 1)}
-    rows = []
     for case, call in (("cleaning", clean), ("encoding", encode)):
         wall, cpu = zip(*(_rates(call, 0.0) for _ in range(repetitions)), strict=True)
-        rows.append(row("data", case, NAME, "wall clock", wall, _RATE, best=max, **settings))
-        rows.append(row("data", case, NAME, "processor time", cpu, _RATE, best=max, **settings))
-    return rows
+        yield row("data", case, NAME, "wall clock", wall, _RATE, best=max, **settings)
+        yield row("data", case, NAME, "processor time", cpu, _RATE, best=max, **settings)
 
 
 def _rates(call: Callable[[], int], seconds: float) -> tuple[float, float]:

@@ -42,6 +42,7 @@ def cross_entropy_case(
     name = f"T={tokens}, V={readable(vocabulary)}, H={width}, {dtype}" + ("" if smoothed else ", no smoothing")
     eps = LABEL_SMOOTHING if smoothed else 0.0
     shape = {"T": tokens, "V": vocabulary, "H": width, "dtype": dtype, "label_smoothing": eps}
+    shape |= _whole(tokens, vocabulary, dtype)
     cost = Cost(6 * tokens * vocabulary * width, "6 T V H FLOPs", _product_peak(dtype))
     input_bytes = (tokens + vocabulary) * width * DTYPES[dtype].itemsize
 
@@ -56,7 +57,7 @@ def distillation_case(
 ) -> Case:
     """The same with C teachers of the student's width, given as hidden states and weight."""
     name = f"C={teachers}, T={tokens}, V={readable(vocabulary)}, H={width}, {dtype}"
-    shape = {"C": teachers, "T": tokens, "V": vocabulary, "H": width, "dtype": dtype}
+    shape = {"C": teachers, "T": tokens, "V": vocabulary, "H": width, "dtype": dtype} | _whole(tokens, vocabulary, dtype)
     cost = Cost((6 + 2 * teachers) * tokens * vocabulary * width, "(6 + 2 C) T V H FLOPs", _product_peak(dtype))
     input_bytes = (1 + teachers) * (tokens + vocabulary) * width * DTYPES[dtype].itemsize
 
@@ -64,6 +65,11 @@ def distillation_case(
         return _Losses(tokens, vocabulary, width, teachers, dtype, place).distillation(compile_rival)
 
     return Case("linear_distillation", name, shape, cost, input_bytes, build)
+
+
+def _whole(tokens: int, vocabulary: int, dtype: str) -> dict[str, float]:
+    """What extra memory must stay below if no [T, V] tensor is to be in it."""
+    return {"whole_logits_mib": tokens * vocabulary * DTYPES[dtype].itemsize / 2**20}
 
 
 def _product_peak(dtype: str) -> str:

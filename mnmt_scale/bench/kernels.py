@@ -4,7 +4,8 @@ Correctness first: each candidate is compared with fp64; one that is wrong is re
 right take turns, from cold caches, so that a change of the machine's load or clock meets all of them; the first of a
 round changes from round to round. Their times are set beside the model's bytes or FLOPs and the machine's own peak:
 that of memory is measured in every round, that of matrix products at the start of the same run. What cannot run, or runs
-out of memory, is a row that says so.
+out of memory, is a row that says so. On a GPU the time is the device's own; ``host time`` is what the launch took besides,
+which shows in a training only where the host does not run ahead (or where the op waits for the device).
 """
 
 from __future__ import annotations
@@ -22,21 +23,25 @@ from ..errors import MnmtError, nearest
 from ..kernels import backend, native
 from .kernel_case import OURS, Candidate, Case, Outputs, Unavailable, Workload, errors, kept, output_bytes, same_bits
 from .kernel_cases import OPS, Size, cases_of
+from .kernel_targets import target_cases
 from .peaks import Peaks, Stream, measure_peaks
 from .table import Row, row
-from .timing import Clock, available_bytes, chosen_device, peak_extra_bytes, release
+from .timing import Clock, available_bytes, chosen_device, in_one_line, peak_extra_bytes, release
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 FEWEST_ROUNDS, LONG_SECONDS = 2, 6.0
 """Where five rounds would take longer than this, two have to do."""
 SECONDS = {"cpu": 1.5, "cuda": 0.5}
 QUICK_SECONDS = 0.02
+AHEAD_MS = 4.0
+"""More than the launch of an op over 2,400 fragments takes."""
 
 
 def bench_kernels(
     *,
     ops: Sequence[str] = (),
     size: Size = "default",
+    targets: bool = False,
     seconds: float | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -48,6 +53,8 @@ def bench_kernels(
         ops: names from ``OPS``; all by default.
         size: of the set of shapes: ``quick`` (seconds), ``default`` (CPU: 8 GB, five to seven minutes on two cores; GPU: as
             ``full``), ``full`` (the shapes of the papers).
+        targets: instead of such a set, the shapes that targets are set for, the most valuable first (``kernel_targets``);
+            with ``quick`` the same cases at tiny shapes.
         seconds: timed per case, after five rounds (two where these take long); None: by device.
         device: ``cpu`` or ``cuda``; None: a GPU where there is one.
         threads: of a CPU's candidates; None: torch's setting.
@@ -68,14 +75,18 @@ def bench_kernels(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        clock = Clock(place, flush=size != "quick")
-        cases = cases_of(ops or OPS, place, size)
+        clock = Clock(place, flush=size != "quick", ahead_ms=AHEAD_MS)
+        if targets:
+            cases = [case for case in target_cases(place.type, quick=size == "quick") if case.op in (ops or OPS)]
+        else:
+            cases = cases_of(ops or OPS, place, size)
         say(f"peaks of {place}")
         peaks = measure_peaks(place, clock, {case.cost.peak for case in cases}, quick=size == "quick")
         yield from peaks.rows
         for number, case in enumerate(cases, 1):
+            began = time.perf_counter()
             rows = measure_case(case, clock, peaks, budget)
-            say(f"[{number}/{len(cases)}] {case.title}: {_in_short(rows)}")
+            say(f"[{number}/{len(cases)}] {time.perf_counter() - began:.1f} s, {case.title}: {_in_short(rows)}")
             yield from rows
             release(place)
     finally:
@@ -96,20 +107,21 @@ class Finding:
     repeatable: bool = False
     extra_bytes: int | None = None
     seconds: list[float] = field(default_factory=list)
+    host_seconds: list[float] = field(default_factory=list)
 
 
 def measure_case(case: Case, clock: Clock, peaks: Peaks, budget: float) -> list[Row]:
     """All rows of a case; whatever goes wrong is among them."""
     settings = _settings(case, clock.device)
-    available = available_bytes(clock.device)
-    if case.input_bytes > available:
-        text = f"out of memory: inputs need {case.input_bytes / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free"
-        return [_failed(case, OURS, text, settings)]
     try:
+        available = available_bytes(clock.device)
+        if case.input_bytes > available:
+            text = f"out of memory: inputs need {case.input_bytes / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free"
+            return [_failed(case, OURS, text, settings)]
         work = case.build(clock.device)
         truth = work.truth()
     except Exception as problem:
-        return [_failed(case, OURS, _text(problem), settings)]
+        return [_failed(case, OURS, in_one_line(problem), settings)]
     findings = [check(candidate, work, truth, clock) for candidate in work.candidates]
     del truth
     rates = take_turns(findings, work, clock, budget, peaks.streams.get(case.cost.peak))
@@ -159,7 +171,12 @@ def take_turns(
         if not running:
             break
         if stream is not None:
-            rates.append(stream[1] / clock.time(stream[0])[0])
+            try:
+                rates.append(stream[1] / clock.time(stream[0])[0])
+            except Exception as problem:  # of a lost device: an illegal access may show after the call that made it
+                for finding in running:
+                    finding.problem = in_one_line(problem)
+                break
         first = number % len(running)
         for finding in running[first:] + running[:first]:
             with _failures(finding, clock):
@@ -168,6 +185,7 @@ def take_turns(
                     _first_round(finding, work, clock)
                 else:
                     finding.seconds.append(clock.time(finding.call)[0])
+                    finding.host_seconds.append(clock.host_seconds)
     return rates
 
 
@@ -190,7 +208,7 @@ def _failures(finding: Finding, clock: Clock) -> Iterator[None]:
     except Unavailable as problem:
         finding.problem = str(problem)
     except Exception as problem:
-        finding.problem = _text(problem)
+        finding.problem = in_one_line(problem)
         release(clock.device)
 
 
@@ -223,6 +241,8 @@ def _rows(case: Case, finding: Finding, peaks: Peaks, rates: list[float], settin
     else:
         rows.append(measured("share of peak", share_of_peak(cost.amount, seconds, rates), "%", peak=cost.peak))
         rows[-1]["settings"]["peak_rate"] = f"{statistics.median(rates) / giga:.4g} {unit}"
+    if settings["device"] == "cuda" and finding.host_seconds:
+        rows.append(measured("host time", [1e3 * s for s in finding.host_seconds], "ms"))
     extra = finding.extra_bytes
     missing = {} if extra is not None else {"error": "this system does not reset the high-water mark of memory"}
     rows.append(measured("extra memory", None if extra is None else extra / 2**20, "MiB", **missing))
@@ -261,14 +281,6 @@ def _settings(case: Case, device: torch.device) -> dict[str, Any]:
 def _reset(work: Workload) -> None:
     if work.reset is not None:
         work.reset()
-
-
-def _text(problem: BaseException) -> str:
-    """One line about an exception."""
-    line = next((part.strip() for part in str(problem).splitlines() if part.strip()), "")
-    memory = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
-    kind = "out of memory" if memory else type(problem).__name__
-    return f"{kind}: {line[:200]}" if line else kind
 
 
 def _in_short(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ what is measured of the tasks and in nothing else. It runs on whatever device th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,6 @@ import torch
 from .. import dist
 from ..data.config import DataConfig
 from ..data.packing import only
-from ..data.store import TokenStore
 from ..engine.task_grads import TaskGradients
 from ..flow import Request, TaskBatch
 from ..methods.catalog import METHODS, make_method
@@ -30,6 +30,7 @@ from ..train.config import RunConfig
 from ..train.learner import Learner
 from ..train.observe import observe
 from ..train.train import resolve_tasks
+from .method_text import opened
 from .timing import Clock
 
 NAMES = tuple(name for name in METHODS if name not in ("joint", "affinity", "ftac"))
@@ -37,6 +38,7 @@ NAMES = tuple(name for name in METHODS if name not in ("joint", "affinity", "fta
 is sampled alone, which costs nothing."""
 ROUTES = ("segmented", "per_task")
 PLAIN = "joint, plain step"
+FEWEST = 2
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "gramian": ({"weights": "current"}, {"weights": "lagged"}),
@@ -104,15 +106,26 @@ class Trainee:
         dtype: of ``engine.dtype``.
         budget: tokens of a step.
         batches: how many different steps' sentences there are to train on, in turn.
+        device: ``cpu`` or ``cuda``; None: a GPU where there is one.
+        vocabulary_size: as for ``opened``.
 
     Attributes:
         batches: of each step its one micro-batch, planned by the stream as in training: temperature 5.
     """
 
     def __init__(
-        self, data: DataConfig, model: dict[str, Any], num_tasks: int, dtype: str, budget: int, batches: int = 10
+        self,
+        data: DataConfig,
+        model: dict[str, Any],
+        num_tasks: int,
+        dtype: str,
+        budget: int,
+        batches: int = 10,
+        *,
+        device: str | None = None,
+        vocabulary_size: int | None = None,
     ) -> None:
-        store = TokenStore.open(Path(data.store))
+        store = opened(Path(data.store), vocabulary_size)
         config = RunConfig.model_validate(
             {
                 "data": data.model_dump(),
@@ -123,7 +136,7 @@ class Trainee:
             }
         )
         tasks = resolve_tasks(config, store)
-        self.learner = Learner.build(config, store, tasks, dist.join())
+        self.learner = Learner.build(config, store, tasks, dist.join(device))
         self.learner.engine.module.train()
         self.batches = [self.learner.stream.next() for _ in range(batches)]
         self.clock = Clock(self.learner.world.device, flush=False)
@@ -192,18 +205,27 @@ class Trainee:
         """Of one call, the device's work included."""
         return self.clock.time(call)[0]
 
-    def in_turns(self, kinds: Sequence[Kind], rounds: int) -> dict[str, list[float | None]]:
+    def in_turns(self, kinds: Sequence[Kind], rounds: int, seconds: float | None = None) -> dict[str, list[float | None]]:
         """Seconds of each kind of step in each round, None where it took no part; in a round all train on the same batch,
-        and who begins changes. One round before is not counted."""
+        and who begins changes. One round before is not counted.
+
+        Args:
+            seconds: shared out evenly; a kind that takes more than its share is left out after ``FEWEST`` rounds, and
+                the rounds end once only plain steps are left.
+        """
         found: dict[str, list[float | None]] = {kind.name: [] for kind in kinds}
+        share = math.inf if seconds is None else seconds / len(kinds)
         for number in range(-1, rounds):
+            going_on = [k for k in kinds if k.variant and (number < FEWEST or _within(found[k.name], share))]
+            if not going_on:
+                break
             batches = self.batches[number % len(self.batches)]
             first = number % len(kinds)
             for kind in [*kinds[first:], *kinds[:first]]:
-                takes_part = number % kind.every == 0 or number < 0
-                seconds = self.seconds(partial(kind.take, batches)) if takes_part else None
+                takes_part = number < 0 or not kind.variant or (kind in going_on and number % kind.every == 0)
+                taken = self.seconds(partial(kind.take, batches)) if takes_part else None
                 if number >= 0:
-                    found[kind.name].append(seconds)
+                    found[kind.name].append(taken)
         return found
 
     def trainings(self, variant: Variant, blocks: int) -> tuple[list[float], list[float]]:
@@ -226,3 +248,9 @@ class Trainee:
         """Frees the engine."""
         self.learner.close()
         torch.use_deterministic_algorithms(False)
+
+
+def _within(seconds: Sequence[float | None], share: float) -> bool:
+    """Whether one more step, as long as those before on average, keeps to the share."""
+    taken = [s for s in seconds if s is not None]
+    return not taken or sum(taken) * (1 + 1 / len(taken)) <= share

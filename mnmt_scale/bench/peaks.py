@@ -1,8 +1,9 @@
 """What this machine can do, measured in the run that quotes it: reading, copying, reading and writing back, multiplying.
 
-Bandwidths count the bytes that must move: n for reading, 2 n for a copy, 12 per element for an fp32 ``addcmul_`` (its
-target is read and written). The rate of matrix products is the best of the products of an output layer at the shapes of
-machine translation (narrow inner dimension) and, on GPU, of a large square; each has a row.
+Bandwidths count the bytes that must move: n for reading and for a transfer from pinned host memory, 2 n for a copy, 12 per
+element for an fp32 ``addcmul_`` (its target is read and written). The rate of matrix products is the best of the products
+of an output layer at the shapes of machine translation (narrow inner dimension) and, on GPU, of a large square; each has a
+row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .timing import Clock
 REPETITIONS = 9  # of a stream; products, which take seconds, five times
 STREAM_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 QUICK_STREAM_BYTES = 8 << 20
+TRANSFER_BYTES = 512 << 20
 PRODUCTS = {
     # [rows, inner] x [inner, columns]: logits, gradient of the hidden states, gradient of the weight
     "cpu": [(2048, 512, 32000), (2048, 32000, 512), (32000, 2048, 512)],
@@ -35,9 +37,9 @@ Stream = tuple[Callable[[], object], int]
 
 @dataclass
 class Peaks:
-    """Rates by name (``read``, ``copy``, ``update`` in bytes/s; ``product fp32``, ``product bf16`` in FLOP/s), the rows that
-    say so, and why a rate is missing. ``streams`` (call, bytes) are those of memory: short enough to be measured again
-    beside every case, since the bandwidth of a shared machine changes by a factor of two within minutes."""
+    """Rates by name (``read``, ``copy``, ``update``, ``transfer`` in bytes/s; ``product fp32``, ``product bf16`` in FLOP/s),
+    the rows that say so, and why a rate is missing. ``streams`` (call, bytes) are those of memory: short enough to be
+    measured again beside every case, since the bandwidth of a shared machine changes by a factor of two within minutes."""
 
     rates: dict[str, float] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -51,7 +53,10 @@ def measure_peaks(device: torch.device, clock: Clock, wanted: Container[str], *,
     peaks = Peaks()
     n = (QUICK_STREAM_BYTES if quick else STREAM_BYTES[device.type]) // 4
     settings = {"op": "machine", "device": device.type, "threads": torch.get_num_threads()}
-    for name, start in (("read", _read), ("copy", _copy), ("update", _update)):
+    streams = [("read", _read, n), ("copy", _copy, n), ("update", _update, n)]
+    if "transfer" in wanted:
+        streams.append(("transfer", _transfer, min(n, TRANSFER_BYTES // 4)))
+    for name, start, n in streams:
         stream = _measure(peaks, name, f"{name}, {4 * n >> 20} MiB", start(n, device), clock, settings)
         if stream is not None and name in wanted:
             peaks.streams[name] = stream
@@ -107,6 +112,15 @@ def _update(n: int, device: torch.device) -> Callable[[], Stream]:
     def start():
         source, target = torch.ones(n, device=device), torch.zeros(n, device=device)
         return lambda: target.addcmul_(source, source, value=1e-3), 12 * n
+
+    return start
+
+
+def _transfer(n: int, device: torch.device) -> Callable[[], Stream]:
+    def start():
+        source = torch.ones(n, pin_memory=device.type == "cuda", device="cpu")
+        target = torch.zeros(n, device=device)
+        return lambda: target.copy_(source, non_blocking=True), 4 * n
 
     return start
 

@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 
 COLUMNS = ("bench", "case", "candidate", "metric", "value", "unit", "p20", "p50", "p80")
+JOURNAL = "rows.jsonl"
+"""Beside a table that is being measured: its rows so far, one a line, gone once the table is written."""
 PACKAGES = (
     "numpy", "torch", "sentencepiece", "deepspeed", "transformers", "ctranslate2", "triton", "liger-kernel", "torchjd"
 )  # fmt: skip

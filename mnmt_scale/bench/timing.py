@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from ..errors import MnmtError, nearest
 _GPU_FLUSH_BYTES = 512 << 20
 """Several times the largest L2 there is (H100, H200: 50 MB)."""
 _DEFAULT_L3_BYTES = 64 << 20
+_CYCLES_PER_MS = 1_800_000
+"""Of a GPU's clock, roughly: for a delay whose length does not matter."""
 
 
 class Clock:
@@ -25,10 +29,15 @@ class Clock:
         device: where the calls run.
         flush: read a buffer larger than the last cache before each call. Reading it leaves nothing that would have to be
             written back while the call is timed.
+        ahead_ms: a GPU waits so long before each call, while the host launches it: then the time is the device's alone, as
+            in a training whose host runs ahead. 0: from an idle device, with the time that the host takes.
+
+    Attributes:
+        host_seconds: of the last call, until it returned to the host.
     """
 
-    def __init__(self, device: torch.device, *, flush: bool = True) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, *, flush: bool = True, ahead_ms: float = 0.0) -> None:
+        self.device, self.ahead_ms, self.host_seconds = device, ahead_ms, 0.0
         size = _GPU_FLUSH_BYTES if device.type == "cuda" else 2 * last_cache_bytes()
         self._buffer = torch.ones(size // 4 if flush else 0, dtype=torch.float32, device=device)  # zeros might be no memory
 
@@ -38,11 +47,16 @@ class Clock:
         if self.device.type != "cuda":
             began = time.perf_counter()
             result = call()
-            return time.perf_counter() - began, result
+            self.host_seconds = time.perf_counter() - began
+            return self.host_seconds, result
         torch.cuda.synchronize(self.device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self.ahead_ms:
+            torch.cuda._sleep(int(self.ahead_ms * _CYCLES_PER_MS))
         start.record()
+        began = time.perf_counter()
         result = call()
+        self.host_seconds = time.perf_counter() - began
         end.record()
         torch.cuda.synchronize(self.device)
         return start.elapsed_time(end) / 1e3, result
@@ -98,10 +112,49 @@ def available_bytes(device: torch.device) -> int:
 
 
 def release(device: torch.device) -> None:
-    """Give free memory back, after a failure above all."""
+    """Give free memory back, after a failure above all; nothing where the device is lost, which whoever uses it next says."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def in_one_line(problem: BaseException) -> str:
+    """What a row says about an exception."""
+    line = next((part.strip() for part in str(problem).splitlines() if part.strip()), "")
+    memory = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+    kind = "out of memory" if memory else type(problem).__name__
+    return f"{kind}: {line[:200]}" if line else kind
+
+
+class TooLong(BaseException):
+    """A ``time_limit`` is over. No ``Exception``, which compilers catch on the way to try something else."""
+
+
+@contextmanager
+def time_limit(seconds: float | None, what: str) -> Iterator[None]:
+    """Ends what runs inside with ``TooLong`` after so many seconds of wall time; None: never.
+
+    In the main thread of a process alone, as signals are, and between two steps of the interpreter: one call into a library
+    is not interrupted. It comes again each second until somebody listens.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise TooLong(f"{what} took longer than {seconds:.0f} s")
+
+    handler = signal.signal(signal.SIGALRM, over)
+    began = time.monotonic()
+    left, again = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:  # somebody else's timer goes on
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), again)
 
 
 def last_cache_bytes() -> int:

@@ -1,179 +1,122 @@
-"""``mnmt bench train``: target tokens per second beside Hugging Face and JoeyNMT, and percent of the matrix-product rate.
+"""``mnmt bench train``: target tokens per second beside Hugging Face and JoeyNMT, memory, and percent of the matrix rate.
 
-All candidates take turns in one run (one pass each over the same sentences, then the next), so that a change of the
-machine's load meets all of them. Target tokens that are predicted and not padding are what counts.
+All candidates of a case take turns in one run (one pass each over the same sentences, then the next; the first of a round
+changes), so that a change of the machine's load meets all of them. Target tokens that are predicted and not padding are
+what counts. Who cannot run, or runs out of memory, is a row that says so, and the others go on. MFU (GPU) is the FLOPs of
+the formula (``model.flops``) over time and the best matrix product of ``peaks``, measured at the start of the same run.
+
+Rivals under torch.compile come last, beside ours once more: who is stopped while they compile keeps all the rest.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ..data.store import TokenStore
+from ..errors import MnmtError
+from ..flow import TaskBatch
 from ..model.config import ModelConfig
-from ..model.flops import training_flops
-from .gemm_rate import GemmRate
-from .table import Row, row
-from .train_candidates import BareModel, Candidate, Engine, HuggingFace, JoeyNmt
-from .train_data import as_words, constructed, equal_batches, joeynmt_batches, padded_as_drawn, padded_by_length, real_batches
+from .peaks import measure_peaks
+from .table import Row
+from .timing import Clock, chosen_device, release
+from .train_cases import DTYPES, CompileTime, Contest, TextCase
+from .train_data import constructed, equal_batches, kind_of, prepared, real_batches
 
 SIZES = {"encoder_layers": 3, "decoder_layers": 3, "d_model": 256, "d_ffn": 1024, "heads": 4}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-AS_DRAWN, BY_LENGTH, OWN_RULE, NO_PADDING = "padded as drawn", "sorted by length", "its own batch rule", "no padding"
+TEXT_PIECES = 4000
+"""Vocabulary of the text where no store is given; a model's may be larger."""
+
+__all__ = ["DTYPES", "SIZES", "bench_train"]
 
 
 def bench_train(
     *,
     data: Path | None = None,
-    preset: str | None = None,
+    store: Path | None = None,
+    presets: Sequence[str | None] = (None,),
     joeynmt: str | None = None,
-    vocabulary_size: int = 4000,
+    vocabulary_size: int | None = None,
     budget: int = 4096,
     batches: int = 3,
     rounds: int = 5,
     threads: int | None = None,
     dtypes: Sequence[str] = ("fp32", "bf16"),
+    device: str | None = None,
+    compile_seconds: float = 0.0,
     candidates: Sequence[str] = ("model", "engine", "huggingface", "joeynmt"),
     work: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
-    """Measure training steps on CPU.
+) -> Iterator[Row]:
+    """Measure training steps; rows as soon as a case is measured.
 
     Args:
-        data: OPUS-100 tree; None: constructed languages.
-        preset: of ``ModelConfig``; None: 3+3 layers, 256/1024, 4 heads.
+        data: OPUS-100 tree; None: constructed languages. store: a prepared token store instead.
+        presets: of ``ModelConfig``; None: 3+3 layers, 256/1024, 4 heads.
         joeynmt: interpreter of a virtual environment with joeynmt 2.3; None: its rows say "not installed".
+        vocabulary_size: V of the models; None: that of the text.
         budget: tokens of a batch on its longer side (with padding, for rivals that pad and sort).
-        batches: batches of a pass.
-        rounds: passes that are timed, after one that is not.
-        threads: of torch; None: all cores.
-        candidates: who takes part.
-        work: keeps token store and worker files there instead of in a temporary directory.
+        batches, rounds: batches of a pass; passes that are timed, after one that is not.
+        threads, device: of torch on CPU, None: all cores; ``cpu`` or ``cuda``, None: a GPU where there is one.
+        compile_seconds: what compiling Hugging Face's model may take in all; 0: it is not compiled.
+        candidates, work: who takes part; keeps token store and worker files there, not in a temporary directory.
 
     Returns:
-        Rows as in ``table.py``, metrics "target tokens per second", "share of matrix-product rate", "matrix products".
+        Rows as in ``table.py``, metrics "target tokens per second", "share of matrix-product rate" (ours), "speed over RIVAL"
+        (ours, of each round), "compile time", on GPU "MFU" and "peak memory"; and the rates that percentages are of.
+
+    Raises:
+        MnmtError: E102 for a device that is not there or a vocabulary smaller than the text's, and what ``prepared`` raises.
     """
-    config = ModelConfig.model_validate({"preset": preset} if preset else SIZES)
-    threads = threads or torch.get_num_threads()
+    clock = Clock(chosen_device(device), flush=False)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or before)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            place = work or Path(temporary)
-            place.mkdir(parents=True, exist_ok=True)
-            run = _Run(config, vocabulary_size, budget, threads, rounds, candidates, joeynmt, place, say)
-            corpus = data or constructed(place)
+            (place := work or Path(temporary)).mkdir(parents=True, exist_ok=True)
+            corpus = store or data or constructed(place)
             say("preparing text")
-            text = real_batches(corpus, place, vocabulary_size, budget, batches)
-            length = max(8, round(sum(b.target_in.shape[0] for b in text) / sum(b.num_sentences for b in text)))
-            equal = equal_batches(vocabulary_size, budget, length, batches)
-            rows: list[Row] = []
-            for dtype in dtypes:
-                rows += run.measure(f"real text ({corpus.name})", text, dtype, unpadded=False)
-                rows += run.measure(f"equal lengths ({length})", equal, dtype, unpadded=True)
-            return rows
+            found = prepared(corpus, place, min(vocabulary_size or TEXT_PIECES, TEXT_PIECES), store)
+            V = _vocabulary(vocabulary_size, Path(found.store))
+            cases = _cases(f"{kind_of(corpus)} text ({corpus.name})", real_batches(found, budget, batches), V, budget)
+            rates, rows = _product_rates(clock, dtypes, say)
+            yield from rows
+            compile_time = CompileTime(compile_seconds)
+            for preset in presets:
+                config = ModelConfig.model_validate({"preset": preset} if preset else SIZES)
+                for dtype in dtypes:
+                    contest = Contest(config, V, dtype, clock, budget, rounds, candidates, joeynmt, place, say)
+                    contest.peak_rate, contest.compile_time = rates.get(dtype), compile_time
+                    yield from contest.rows(cases)
     finally:
         torch.set_num_threads(before)
 
 
-class _Run:
-    """What all measurements of one call share."""
+def _cases(name: str, text: list[TaskBatch], V: int, budget: int) -> tuple[TextCase, TextCase]:
+    """The text, and as many batches of random sentences that all have its mean length."""
+    length = max(8, round(sum(b.target_in.shape[0] for b in text) / sum(b.num_sentences for b in text)))
+    equal = equal_batches(V, budget, length, len(text))
+    return TextCase(name, text), TextCase(f"equal lengths ({length})", equal, unpadded=True)
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        vocabulary_size: int,
-        budget: int,
-        threads: int,
-        rounds: int,
-        who: Sequence[str],
-        joeynmt: str | None,
-        work: Path,
-        say: Callable[[str], None],
-    ) -> None:
-        self.config, self.vocabulary_size, self.budget, self.threads = config, vocabulary_size, budget, threads
-        self.rounds, self.who, self.joeynmt, self.work, self.say = rounds, who, joeynmt, work, say
 
-    def measure(self, case: str, batches: list, dtype: str, *, unpadded: bool) -> list[Row]:
-        """Rows of one set of sentences in one dtype."""
-        kind = DTYPES[dtype]
-        flops = sum(training_flops(self.config, self.vocabulary_size, b) for b in batches)
-        products = [GemmRate(self.config, self.vocabulary_size, b, kind) for b in batches]
-        taking_part, worker, error = self._candidates(batches, kind, unpadded)
-        product_seconds: list[float] = []
-        try:
-            for number in range(self.rounds + 1):
-                self.say(f"{case}, {dtype}: round {number} of {self.rounds}")
-                product_seconds.append(sum(p.run() for p in products))
-                for candidate in taking_part:
-                    candidate.take_pass()
-        finally:
-            for candidate in taking_part:
-                candidate.close()
-            if worker is not None:
-                worker.close()
-        rate = [sum(p.flops for p in products) / s for s in product_seconds[1:]]
-        giga = [r / 1e9 for r in rate]
-        settings = self._settings(dtype, batches)
-        rows = [row("train", case, "matrix products of the model's shapes", "rate", giga, "GFLOP/s", **settings)]
-        for candidate in taking_part:
-            rows += self._rows(case, candidate, flops, rate, settings)
-        if "joeynmt" in self.who and worker is None:
-            absent = {**settings, "error": error or "not installed"}
-            rows.append(row("train", case, "JoeyNMT", "target tokens per second", None, "tokens/s", **absent))
-        return rows
+def _vocabulary(wanted: int | None, store: Path) -> int:
+    there = TokenStore.open(store).tokenizer.vocabulary_size
+    if wanted is not None and wanted < there:
+        what = f"{wanted} is smaller than the text's vocabulary of {there}"
+        raise MnmtError("E102", what, where="--vocabulary-size", remedy=f"give {there} or more")
+    return wanted or there
 
-    def _candidates(self, batches: list, dtype: torch.dtype, unpadded: bool) -> tuple[list[Candidate], JoeyNmt | None, str]:
-        sizes = self.config, self.vocabulary_size
-        found: list[Candidate] = []
-        if "model" in self.who:
-            found.append(BareModel(*sizes, batches, dtype))
-        if "engine" in self.who:
-            found.append(Engine(*sizes, batches, dtype))
-        named = {NO_PADDING: padded_as_drawn(batches)}
-        if not unpadded:
-            named = {AS_DRAWN: padded_as_drawn(batches), BY_LENGTH: padded_by_length(batches, self.budget)}
-        if "huggingface" in self.who:
-            for padding, padded in named.items():
-                found.append(HuggingFace(*sizes, padded, dtype, padding=padding))
-                if dtype == torch.bfloat16 and padding != AS_DRAWN:
-                    found.append(HuggingFace(*sizes, padded, dtype, padding=padding, autocast=True))
-        worker = None
-        if "joeynmt" in self.who and self.joeynmt is not None:
-            words = {name: as_words(padded) for name, padded in named.items() if name != AS_DRAWN}
-            if not unpadded:
-                words[OWN_RULE] = joeynmt_batches(batches, self.budget)
-            bf16 = dtype == torch.bfloat16
-            try:
-                worker = JoeyNmt(self.joeynmt, *sizes, words, self.work, bf16=bf16, threads=self.threads)
-            except (OSError, RuntimeError) as problem:
-                return found, None, str(problem)
-            found += [worker.candidate(name) for name in words]
-        return found, worker, ""
 
-    def _settings(self, dtype: str, batches: list) -> dict[str, Any]:
-        c = self.config
-        return {
-            "dtype": dtype,
-            "threads": self.threads,
-            "layers": f"{c.encoder_layers}+{c.decoder_layers}",
-            "width": f"{c.d_model}/{c.d_ffn}",
-            "heads": c.heads,
-            "vocabulary": self.vocabulary_size,
-            "batch_tokens": self.budget,
-            "batches": len(batches),
-            "rounds": self.rounds,
-        }
-
-    def _rows(self, case: str, candidate: Candidate, flops: int, rate: list[float], settings: dict[str, Any]) -> list[Row]:
-        seconds = candidate.seconds[1:]
-        name = candidate.name
-        speed = [candidate.tokens / s for s in seconds]
-        rows = [row("train", case, name, "target tokens per second", speed, "tokens/s", **settings)]
-        if isinstance(candidate, BareModel | Engine):
-            share = [100 * flops / s / r for s, r in zip(seconds, rate, strict=True)]
-            rows.append(row("train", case, name, "share of matrix-product rate", share, "%", **settings))
-        return rows
+def _product_rates(clock: Clock, dtypes: Sequence[str], say: Callable[[str], None]) -> tuple[dict[str, float], list[Row]]:
+    """On a GPU the best matrix product of each dtype, FLOP/s, and the rows that say so; on CPU nothing, where the products of
+    the model's own shapes are the measure and others take half a minute."""
+    if clock.device.type == "cpu":
+        return {}, []
+    say("matrix products")
+    peaks = measure_peaks(clock.device, clock, {f"product {dtype}" for dtype in dtypes})
+    release(clock.device)
+    rates = {dtype: peaks.rates[f"product {dtype}"] for dtype in dtypes if f"product {dtype}" in peaks.rates}
+    return rates, [r | {"bench": "train"} for r in peaks.rows if r["metric"] == "rate"]

@@ -15,6 +15,7 @@ from ..flow import IGNORE, TaskBatch
 from ..tasks import TaskSet, parse_direction
 
 PAD = 1
+CONSTRUCTED = "constructed"
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,37 @@ class Padded:
     tokens: int
 
 
+def kind_of(corpus: Path) -> str:
+    """``constructed`` where ``corpus``, or the folder that it is in, has this name, else ``real``: no text of its own can be
+    told from its numbers."""
+    return CONSTRUCTED if CONSTRUCTED in (corpus.name, corpus.parent.name) else "real"
+
+
 def constructed(place: Path) -> Path:
     """The constructed languages by default, in ``place / "constructed"``; written once."""
     from ..data.synthetic import SyntheticConfig, generate
 
-    corpus = place / "constructed"
+    corpus = place / CONSTRUCTED
     if not corpus.exists():
         generate(SyntheticConfig(), corpus)
     return corpus
 
 
-def prepared(corpus: Path, work: Path, vocabulary_size: int) -> DataConfig:
-    """Settings of an OPUS-100 tree, many to one, whose token store is in ``work``; prepared once."""
-    from ..data.build import prepare
-    from ..data.store import is_store
+def prepared(corpus: Path, work: Path, vocabulary_size: int, store: Path | None = None) -> DataConfig:
+    """Settings of an OPUS-100 tree, many to one, whose token store is in ``work``; prepared once.
 
+    Args:
+        store: a token store that is there: it is used as it is, with its own directions, and nothing else of the arguments.
+
+    Raises:
+        MnmtError: E303 where ``store`` is none, and what else ``TokenStore.open`` and ``prepare`` raise.
+    """
+    from ..data.build import prepare
+    from ..data.store import TokenStore, is_store
+
+    if store is not None:
+        report = TokenStore.open(store).report
+        return DataConfig(store=str(store), tasks=report["tasks"], max_tokens=report["max_tokens"])
     data = DataConfig.model_validate(
         {
             "store": str(work / f"store-{vocabulary_size}"),
@@ -53,19 +70,15 @@ def prepared(corpus: Path, work: Path, vocabulary_size: int) -> DataConfig:
     return data
 
 
-def real_batches(corpus: Path, work: Path, vocabulary_size: int, budget: int, count: int, seed: int = 1) -> list[TaskBatch]:
-    """``count`` training batches of ``budget`` tokens from an OPUS-100 tree: many to one, temperature 5, as trained on.
-
-    Args:
-        work: where the token store is put, once.
-    """
+def real_batches(data: DataConfig, budget: int, count: int, seed: int = 1) -> list[TaskBatch]:
+    """``count`` training batches of ``budget`` tokens from a token store that is there: all its directions, temperature 5,
+    as trained on; with buckets."""
     from ..data.store import TokenStore
     from ..data.stream import BatchStream
 
-    data = prepared(corpus, work, vocabulary_size)
     store = TokenStore.open(Path(data.store))
     tasks = TaskSet(parse_direction(name) for name in store.report["tasks"])
-    batch = BatchConfig(batch_tokens=budget)
+    batch = BatchConfig(batch_tokens=budget, prefetch=False)
     stream = BatchStream(store, tasks, SamplingConfig(), batch, max_tokens=data.max_tokens, seed=seed)
     return [stream.next()[0] for _ in range(count)]
 

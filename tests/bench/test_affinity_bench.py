@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from mnmt_scale.bench import affinity_cost
 from mnmt_scale.bench.affinity_cost import (
@@ -23,6 +24,8 @@ from tests.support.corpora import write_tree
 
 PAIRS = {"de-en": 120, "en-fr": 60, "en-ru": 60}
 MODEL = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "d_ffn": 32, "heads": 2}
+SMALL = {"vocabulary_size": 400, "budget": 256, "device": "cpu"}
+CPU = torch.device("cpu")
 N = 3
 
 
@@ -35,8 +38,8 @@ def corpus(tmp_path_factory):
 def found(corpus, tmp_path_factory):
     """Settings of the trainings, and their contenders after two stretches."""
     data = prepared(corpus, tmp_path_factory.mktemp("store"), 400)
-    config = affinity_cost._config(data, ["de-en", "fr-en", "ru-en"], MODEL, "fp32", 256)
-    contenders = {name: Contender.of(name, config, 200) for name in affinity_cost.SETTINGS}
+    config = affinity_cost._config(data, ["de-en", "fr-en", "ru-en"], MODEL, "fp32", 256, CPU)
+    contenders = {name: Contender.of(name, config, 200, "cpu") for name in affinity_cost.SETTINGS}
     for c in contenders.values():
         c.stretch(2 * N)
         c.stretch(2 * N)
@@ -99,7 +102,7 @@ def test_deviation_is_within_cells(found):
 
 def test_rows_of_a_small_run(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(affinity_cost, "SIZES", MODEL)
-    rows = bench_affinity(data=corpus, vocabulary_size=400, budget=256, held=64, tasks=(8, 16), rounds=2, work=tmp_path)
+    rows = list(bench_affinity(data=corpus, held=64, tasks=(8, 16), rounds=2, work=tmp_path, **SMALL))
     found = {(r["candidate"], r["metric"]): r for r in rows}
     assert len(found) == len(rows)
     assert {r["case"] for r in rows} == {"tree, N = 3"}
@@ -110,6 +113,26 @@ def test_rows_of_a_small_run(corpus, tmp_path, monkeypatch):
     assert error["settings"]["limit"] == pytest.approx(1 / math.sqrt(3))
     assert (error["settings"]["bound"], error["settings"]["met"]) == (0.2, "no")
     assert "missed" in report(rows)
+
+
+def test_seconds_end_the_stretches_and_what_fails_is_a_row(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(affinity_cost, "SIZES", MODEL)
+    stretches, stretch = [], Contender.stretch
+
+    def slow(self, steps):
+        stretches.append(self.name)
+        if len(stretches) > 5 * 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        stretch(self, 1)
+        self.seconds[-1] = 1.0
+
+    monkeypatch.setattr(Contender, "stretch", slow)
+    monkeypatch.setattr(affinity_cost, "_rows", lambda by_name, case, N, settings: [settings["rounds"]])
+    rows = list(bench_affinity(data=corpus, tasks=(2, 3), rounds=9, seconds=17.0, work=tmp_path, **SMALL))
+    assert rows[0] == 3, "one that is not counted, three of five seconds"
+    failed = rows[1]
+    assert (failed["case"], failed["value"]) == ("tree, N = 3", None)
+    assert failed["settings"]["error"] == "OutOfMemoryError: CUDA out of memory"
 
 
 def test_affinity_is_measured_alone(capsys):

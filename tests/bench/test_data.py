@@ -69,7 +69,7 @@ def test_batches_are_checked_against_the_store(small):
 
 
 def test_the_whole_benchmark_on_a_toy(tree, tmp_path):
-    rows = bench_data(
+    measured = bench_data(
         tree,
         work=tmp_path,
         pairs=2000,
@@ -80,7 +80,11 @@ def test_the_whole_benchmark_on_a_toy(tree, tmp_path):
         seconds=0.02,
         text_pairs=100,
         log=lambda line: None,
-    )["rows"]
+    )
+    rows = [next(measured)]
+    assert rows[0]["case"] == "prepare, all stages"
+    assert list(tmp_path.iterdir()) != [], "the rest has been measured before the first row was given"
+    rows += measured
     assert json.loads(json.dumps(rows)) == rows
     assert [r["case"] for r in rows if r["metric"] == "wall clock"] == ["cleaning", "encoding"] + [
         "loader, 1000 tokens a step"

@@ -160,6 +160,19 @@ def test_the_stream_of_a_case_is_measured_in_every_round():
     assert found[OURS, "share of peak"]["p50"] == pytest.approx(sorted(shares)[2])
 
 
+def test_a_device_that_is_lost_between_two_calls_is_everybody_s_row(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    case = a_case([Candidate(OURS, say([], OURS)), Candidate("rival", say([], "rival"))])
+    found = rows_of(case, Peaks(rates={"read": 1.0}, streams={"read": (lost, 1)}))
+    assert all("illegal memory access" in found[name, "time"]["settings"]["error"] for name in (OURS, "rival"))
+    monkeypatch.setattr(kernels, "available_bytes", lost)
+    assert "illegal" in rows_of(case)[OURS, "time"]["settings"]["error"]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    timing.release(torch.device("cuda"))
+
+
 def test_a_peak_that_is_missing_is_said():
     peaks = Peaks(missing={"read": "read was not measured: no compiler"})
     found = rows_of(a_case([Candidate(OURS, say([], OURS))]), peaks)

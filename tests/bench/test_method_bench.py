@@ -1,6 +1,7 @@
 """``mnmt bench train --method``: every row is there, the figures follow from the seconds, the bounds are judged. No speed."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from mnmt_scale.bench import method_cost
 from mnmt_scale.bench.method_cost import OBSERVED_BOUND, bench_methods, judged, mix, mixes, paired, report, verdicts
 from mnmt_scale.bench.method_memory import bound_bytes, peak_bytes
 from mnmt_scale.bench.method_steps import NAMES, PLAIN, Trainee, Variant
+from mnmt_scale.bench.method_text import largest, text_of
 from mnmt_scale.bench.table import row
 from mnmt_scale.bench.train_data import prepared
+from mnmt_scale.data.store import TokenStore
 from mnmt_scale.errors import MnmtError
 from mnmt_scale.methods.catalog import METHODS
 from mnmt_scale.methods.spec import Facts
@@ -20,6 +23,7 @@ from tests.support.corpora import write_tree
 
 PAIRS = {"de-en": 120, "en-fr": 60, "en-ru": 60}
 MODEL = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "d_ffn": 32, "heads": 2}
+SMALL = {"vocabulary_size": 400, "budget": 256, "rounds": 2, "dtypes": ("fp32",), "device": "cpu"}
 FACTS = Facts(("de-en", "fr-en", "ru-en"), (0.4, 0.3, 0.3), 3, 1)
 
 
@@ -156,16 +160,7 @@ def test_a_training_observes_as_its_schedule_says(trainee, monkeypatch):
 
 def test_rows_of_a_small_run(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(method_cost, "SIZES", MODEL)
-    rows = bench_methods(
-        ["cats", "gramian"],
-        data=corpus,
-        vocabulary_size=400,
-        budget=256,
-        tasks=(2, 8, 16),
-        rounds=2,
-        dtypes=("fp32",),
-        work=tmp_path,
-    )
+    rows = list(bench_methods(["cats", "gramian"], data=corpus, tasks=(2, 8, 16), work=tmp_path, **SMALL))
     assert [r["case"] for r in rows if r["candidate"] == PLAIN and r["metric"] == "time"] == ["tree, K = 2", "tree, K = 3"]
     found = {(r["case"][-1], r["candidate"], r["metric"]): r for r in rows}
     assert len(found) == len(rows)
@@ -189,6 +184,90 @@ def test_rows_of_a_small_run(corpus, tmp_path, monkeypatch):
 
 def test_unknown_method_names_the_nearest():
     with pytest.raises(MnmtError, match="E102.*catz.*'cats'"):
-        bench_methods(["catz"])
+        list(bench_methods(["catz"]))
     with pytest.raises(MnmtError, match="E102"):
-        bench_methods(["joint"])
+        list(bench_methods(["joint"]))
+
+
+def test_a_method_that_fails_is_a_row_and_the_others_go_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(method_cost, "SIZES", MODEL)
+    made, closed, take = [], [], Trainee.observed
+
+    def observed(self, variant, route, batches):
+        if variant.name == "gradnorm":
+            raise torch.OutOfMemoryError("CUDA out of memory\nwith a second line")
+        take(self, variant, route, batches)
+
+    init, close = Trainee.__init__, Trainee.close
+    monkeypatch.setattr(Trainee, "observed", observed)
+    monkeypatch.setattr(Trainee, "__init__", lambda self, *a, **k: (made.append(self), init(self, *a, **k))[1])
+    monkeypatch.setattr(Trainee, "close", lambda self: (closed.append(self), close(self))[1])
+    rows = bench_methods(["cats", "gradnorm", "chi_ibr"], data=corpus, tasks=(2,), work=tmp_path, **SMALL)
+    first = [next(rows) for _ in range(3)]
+    assert [(r["candidate"], r["metric"]) for r in first[:2]] == [(PLAIN, "time"), (PLAIN, "target tokens")]
+    assert first[2]["candidate"] == "cats, observed step, segmented", "given before the next method is measured"
+    assert len(made) == 1
+    rows = [*first, *rows]
+    (failed,) = [r for r in rows if r["value"] is None]
+    assert (failed["case"], failed["candidate"]) == ("tree, K = 2", "gradnorm")
+    assert failed["settings"]["error"] == "OutOfMemoryError: CUDA out of memory"
+    assert [r["metric"] for r in rows if r["candidate"].startswith("chi_ibr")] == ["times a plain step"]
+    assert len(made) == 2, "an engine that was interrupted in a step is not used again"
+    assert made == closed
+    assert "failed" in report(rows)
+
+
+def test_a_model_that_cannot_be_built_is_a_row(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(method_cost, "SIZES", {**MODEL, "heads": 3})  # 16 is no multiple of 6
+    rows = list(bench_methods(["cats", "gramian"], data=corpus, tasks=(2,), work=tmp_path, **SMALL))
+    assert [(r["candidate"], r["value"]) for r in rows] == [("cats", None), ("gramian", None)]
+
+
+def test_seconds_leave_out_what_is_slow(trainee, monkeypatch):
+    variants = [v for name in ("cats", "multidds") for v in trainee.variants(name)]
+    cost = {"cats, observed step, segmented": 1.0, "cats, observed step, per_task": 3.0, PLAIN: 1.0}
+    kinds = trainee.kinds(variants, rare=3)
+    taken = []
+    for kind in kinds:
+        kind.take = lambda batches, name=kind.name: taken.append(name)
+    monkeypatch.setattr(trainee, "seconds", lambda call: (call(), cost.get(taken[-1], 50.0))[1])
+    seconds = trainee.in_turns(kinds, 20, 40.0)  # 10 for each of the four kinds
+    count = {name: len([s for s in found if s]) for name, found in seconds.items()}
+    multidds = next(k.name for k in kinds if k.variant and k.variant.name == "multidds")
+    # per_task: rounds 0, 3 and 6 are within its share, 9 is not; the slow one is measured twice all the same
+    assert count == {PLAIN: 10, "cats, observed step, segmented": 10, "cats, observed step, per_task": 3, multidds: 2}
+    assert {len(found) for found in seconds.values()} == {10}
+    assert len(trainee.in_turns(kinds, 5)[multidds]) == 5
+
+
+def test_stretches_of_steps_keep_to_the_seconds():
+    assert method_cost._blocks(10, 10, 0.1, None) == 3
+    assert method_cost._blocks(10, 10, 0.1, 4.0) == 2
+    assert method_cost._blocks(10, 10, 9.0, 4.0) == 1
+
+
+def test_a_larger_vocabulary_has_rows_that_no_text_uses(corpus, tmp_path):
+    data, text = text_of(corpus, None, tmp_path, 400, None, lambda line: None)
+    assert (text, data.tasks) == ("tree", None)
+    found = Trainee(data, MODEL, 2, "fp32", 256, batches=1, device="cpu", vocabulary_size=700)
+    try:
+        assert found.learner.engine.module.shared.weight.shape == (700, 16)
+        found.plain(found.batches[0])
+    finally:
+        found.close()
+    with pytest.raises(MnmtError, match="E102.*300.*400"):
+        text_of(None, Path(data.store), tmp_path, 300, None, lambda line: None)
+
+
+def test_a_store_is_taken_as_it_is(corpus, tmp_path):
+    store = Path(prepared(corpus, tmp_path, 400).store)
+    data, text = text_of(None, store, tmp_path / "work", None, 2, lambda line: None)
+    assert (Path(data.store), text) == (store, "store-400")
+    assert data.tasks == ["de-en", "fr-en"], "most text first, as many as asked for, in the store's order"
+    assert largest(TokenStore.open(store), 9) == ["de-en", "fr-en", "ru-en"]
+
+
+def test_bounds_of_a_gpu_are_its_own():
+    cats = Variant.of("cats", {}, FACTS)
+    found = {r["candidate"]: r["settings"] for r in mixes("text", cats, [1.4], {"device": "cuda"})}
+    assert (found["cats, m = 10"]["bound"], found["cats, m = 10"]["met"]) == (1.03, "no")
