@@ -1,7 +1,7 @@
 """Build entry: metadata stands in pyproject.toml; here CMake is driven to build ``mnmt_scale._C``.
 
 Environment: ``MNMT_BUILD_KERNELS=0`` leaves the compiled kernels out (the package then runs on its torch references),
-``MNMT_BUILD_CUDA=0`` only the CUDA ones.
+``MNMT_BUILD_CUDA=0`` only the CUDA ones; ``MNMT_CUDA_ARCHITECTURES`` (as CMake's list: ``90-real``) the devices they are for.
 """
 
 import os
@@ -22,11 +22,13 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / "native"
+        devices = os.environ.get("MNMT_CUDA_ARCHITECTURES")
         options = [
             f"-DMNMT_OUTPUT_DIR={output}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DMNMT_TESTS=OFF",
             f"-DMNMT_CUDA={'OFF' if os.environ.get('MNMT_BUILD_CUDA') == '0' else 'ON'}",
+            f"-DMNMT_CUDA_ARCHITECTURES={devices}" if devices else "-UMNMT_CUDA_ARCHITECTURES",  # else an earlier one stays
         ]
         env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
         ninja = shutil.which("ninja", path=env["PATH"])  # named, since a cached one may have been in pip's own environment

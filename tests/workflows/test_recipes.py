@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from mnmt_scale import settings
 from mnmt_scale.cli.workflow import app
+from mnmt_scale.data.corpus import find_corpora
 from mnmt_scale.data.synthetic import SyntheticConfig
 from mnmt_scale.data.synthetic.world import construct
 from mnmt_scale.evaluation.resources import check_classes, class_of
@@ -20,9 +21,8 @@ from mnmt_scale.workflows.ftac_plan import tasks_of
 from mnmt_scale.workflows.plan import choose_baseline, read_entries
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-RECIPES = sorted(
-    path for pattern in ("*.toml", "cats/*.toml", "compare/*.toml", "ftac/*-universal.toml") for path in CONFIGS.glob(pattern)
-)
+PATTERNS = ("*.toml", "cats/*.toml", "compare/*.toml", "gpu/*.toml", "ftac/*-universal.toml")
+RECIPES = sorted(path for pattern in PATTERNS for path in CONFIGS.glob(pattern))
 WORKFLOWS = ("synthetic", "ted2020-o2m", "ted2020-m2o", "ted2020-m2m", "opus100")
 
 
@@ -133,6 +133,26 @@ def test_the_files_of_a_comparison_differ_in_method_and_sampling_alone(glob, nam
         assert entry.config.sampling.model_copy(update={"temperature": 1.0}) == entries[0].config.sampling
     labels = {entry.name.removeprefix(prefix): entry.label for entry in entries}
     assert (labels["t5"], labels["upgrad"]) == ("joint, T = 5", "UPGrad, T = 1")
+
+
+def test_the_two_trainings_on_one_gpu_differ_in_method_alone():
+    joint, cats = (load(f"gpu/{name}.toml").model_dump() for name in ("joint", "cats"))
+    assert {key for key in joint if joint[key] != cats[key]} == {"name", "method"}
+    assert (joint["method"]["name"], cats["method"]["name"]) == ("joint", "cats")
+    assert joint["model"] == settings.load(RunConfig, None, ["model.preset=ted", "model.dropout=0.1"]).model_dump()["model"]
+    assert joint["train"]["max_minutes"] * 60 == pytest.approx(200, abs=0.1)
+    assert cats["method"]["cats"]["schedule"] == [{"from_step": 0, "every": 10}]
+
+
+def test_the_trainings_on_one_gpu_are_on_every_pair_with_english(real_text):
+    config = load("gpu/joint.toml").data
+    corpora = [c.model_copy(update={"path": str(real_text / Path(c.path).name)}) for c in config.corpora]
+    found = find_corpora(config.model_copy(update={"corpora": corpora}))
+    there = {d.name for name in ("lafand", "oldi") for d in (real_text / name / "supervised").iterdir()}
+    assert {c.pair for c in found} == {pair for pair in there if {"en", "eng_Latn"} & set(pair.split("-"))}
+    assert all(c.trained and {"dev", "test"} <= c.sources.keys() for c in found)
+    targets = [name.split("-")[1] for name in config.tasks]
+    assert (len(targets), targets.count("en"), targets.count("eng_Latn")) == (50, 10, 40)
 
 
 def test_the_constructed_languages_are_15_to_1_in_all_three_classes():
