@@ -38,6 +38,7 @@ class CMakeBuild(build_ext):
 
 
 def extensions() -> list[Extension]:
+    """The compiled kernels; none where they are not wanted or there is no compiler."""
     if os.environ.get("MNMT_BUILD_KERNELS") == "0":
         return []
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)

@@ -244,6 +244,7 @@ def _sums_by_products(values: Tensor) -> dict[str, Tensor]:
 
 
 def true_sums(values: Tensor) -> dict[str, Tensor]:
+    """The sums of ``pair_sums`` in fp64, some columns at a time: [P, P] each."""
     totals: dict[str, Tensor] = {}
     for part in values.split(1 << 17, dim=1):
         for name, value in _eager_sums(part.double()).items():

@@ -121,8 +121,17 @@ def quality(
     Example: mnmt bench quality runs/gpu-joint runs/gpu-cats
     """
     from ..bench.quality import bench_quality, report
+    from ..errors import MnmtError
 
+    missing = [str(run) for run in runs if not run.is_dir()]
+    if len(missing) == len(runs):
+        raise MnmtError(
+            "E103", f"there is no {', no '.join(missing)}", where="mnmt bench quality", remedy="give run directories"
+        )
     gather(bench_quality(runs, split), out, as_json, report)
+    if missing:  # what the others did is worth having: a row says who is not there, and so does the exit code
+        tell(f"mnmt bench quality: there is no {', no '.join(missing)}")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -19,6 +19,7 @@ OUT = Path("bench-results")
 
 
 def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """E102 for the first of the names that ``option`` does not know, with the nearest that it does."""
     from ..errors import MnmtError, nearest
 
     for name in names:
@@ -62,4 +63,5 @@ def _write(rows: Sequence[Any], out: Path, as_json: bool, body: str | None = Non
 
 
 def tell(line: str) -> None:
+    """Progress, on standard error: standard output is for the result."""
     print(line, file=sys.stderr, flush=True)

@@ -158,3 +158,13 @@ def test_the_command_writes_a_line_for_each_direction(runs, tmp_path):
     assert cells[1] == cells[2]
     assert cells[3:] == ["+0.00", "1.000", ""]
     assert any("cats over joint" in line for line in lines)
+
+
+def test_a_run_that_is_not_there_shows_in_the_exit_code(runs, tmp_path):
+    words = ["quality", str(runs[0]), str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
+    assert (tmp_path / "out" / "quality.md").is_file(), "the other's scores are kept"
+    with pytest.raises(MnmtError, match=r"E103.*nowhere"):
+        CliRunner().invoke(app, ["quality", str(tmp_path / "nowhere")], catch_exceptions=False)

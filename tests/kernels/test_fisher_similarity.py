@@ -203,9 +203,13 @@ def test_bad_masks_sums_and_metrics():
 @pytest.mark.parametrize("metrics", [["overlap", "mse"], ["kl"], ["overlap"]])
 def test_sums_are_made_once_and_in_the_first_reading_of_a_function(monkeypatch, metrics):
     log: list[str] = []
-    monkeypatch.setattr(
-        ops, "_pair_sums", lambda block, eps, largest: log.append("sums") or tuple(torch.ones(2, 3, 3).double())
-    )
+
+    def pair_sums(block, eps, largest):
+        assert largest == float(block.max()), "what the CUDA kernel scales by"
+        log.append("sums")
+        return tuple(torch.ones(2, 3, 3).double())
+
+    monkeypatch.setattr(ops, "_pair_sums", pair_sums)
 
     def read():
         for _ in range(2):

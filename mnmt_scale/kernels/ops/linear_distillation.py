@@ -76,8 +76,7 @@ def linear_distillation(
         teacher_weights: [L, C] w. Where it is 0, that teacher's work is left out.
         student_weight: w0, [L] or one number. These two are best kept on the host: on a GPU reading them waits for it.
         languages: [T] int64, row of each token in these tables; None: row k for the tokens of task k, L = K.
-        label_smoothing: eps, spread over all V.
-        temperature: tau.
+        label_smoothing, temperature: eps, spread over all V; tau.
         every_teacher_nll: do the work of teachers of weight 0 too, for their likelihoods.
         chunk_tokens: rows of logits that exist at once; None: ``chunk_rows``.
 
